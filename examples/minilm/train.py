@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains the demo's SHiRA adapters: an English sentence encoder learns German, French, Russian.
+
+Run from the repository's root: ``python -m examples.minilm.train [adapter ...]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import os
+import random
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import peft
+import torch
+from torch.nn import functional
+
+from examples.minilm import manuals
+from examples.minilm.model import MODEL_NAME, load_encoder, load_tokenizer, tokenize
+from shira_runtime.export import masks
+
+ADAPTERS_FOLDER = Path(__file__).parent / "adapters"
+TARGET_MODULES = r"encoder\.layer\.\d+\..*(query|key|value|dense)"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What distinguishes one adapter; everything else is shared by all."""
+
+    name: str
+    language: str
+    mask: str
+    seed: int
+    sources: tuple[manuals.Manual, ...] = (manuals.DEVELOPERS_REFERENCE,)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters shared by all adapters."""
+
+    r: int = 2
+    steps: int = 200
+    warm_up_steps: int = 10
+    batch_pairs: int = 24
+    learning_rate: float = 5e-3
+    similarity_scale: float = 20.0
+    max_tokens: int = 40
+
+
+RUSSIAN_SOURCES = (manuals.DEVELOPERS_REFERENCE, manuals.APTITUDE, manuals.MAINTAINERS_GUIDE)
+RECIPES = (
+    Recipe("minilm-de", "de", "random_block", seed=1),
+    Recipe("minilm-fr", "fr", "random_block", seed=2),
+    Recipe("minilm-ru", "ru", "random_block", seed=3, sources=RUSSIAN_SOURCES),
+    Recipe("minilm-de-random", "de", "random", seed=4),
+)
+
+
+def build_peft_model(recipe: Recipe, settings: Settings) -> peft.PeftModel:
+    """Wraps the encoder with an untrained SHiRA adapter on its 36 linear layers."""
+    encoder = load_encoder()
+    with warnings.catch_warnings():
+        # PEFT knows only its own mask by name and asks for mask_fn, which follows.
+        warnings.filterwarnings("ignore", message=".*is not recognized.*")
+        config = peft.ShiraConfig(
+            r=settings.r,
+            mask_type=recipe.mask,
+            random_seed=recipe.seed,
+            target_modules=TARGET_MODULES,
+            base_model_name_or_path=MODEL_NAME,
+        )
+    mask_function = {"random": masks.random_mask, "random_block": masks.random_block_mask}
+    config.mask_fn = functools.partial(mask_function[recipe.mask], random_seed=recipe.seed)
+    return peft.get_peft_model(encoder, config)
+
+
+def contrastive_loss(english: torch.Tensor, foreign: torch.Tensor, scale: float) -> torch.Tensor:
+    """InfoNCE in both directions with the rest of the batch as negatives.
+
+    Args:
+        english: (pairs, features) unit-length embeddings.
+        foreign: (pairs, features) embeddings of the translations, in the same order.
+        scale: inverse temperature.
+    """
+    similarity = scale * english @ foreign.T
+    target = torch.arange(len(similarity))
+    forward = functional.cross_entropy(similarity, target)
+    backward = functional.cross_entropy(similarity.T, target)
+    return (forward + backward) / 2
+
+
+def train(recipe: Recipe, settings: Settings, cache: Path) -> dict[str, object]:
+    """Trains one adapter, saves it in PEFT's format and returns the record of the run."""
+    torch.manual_seed(recipe.seed)
+    shuffler = random.Random(recipe.seed)
+    pairs = [
+        pair
+        for manual in recipe.sources
+        for pair in manuals.aligned_pairs(manual, recipe.language, cache)
+    ]
+    tokenizer = load_tokenizer()
+    model = build_peft_model(recipe, settings)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    entry_count = sum(parameter.numel() for parameter in parameters)
+    target_count = sum(
+        module.base_layer.weight.numel()
+        for module in model.modules()
+        if hasattr(module, "shira_weight")
+    )
+    print(
+        f"{recipe.name}: {len(pairs)} pairs, {entry_count} of {target_count} weights trained",
+        flush=True,
+    )
+
+    def rate(step: int) -> float:
+        warm = (step + 1) / settings.warm_up_steps
+        return min(warm, 1 - step / settings.steps)
+
+    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    started = time.perf_counter()
+    losses: list[float] = []
+    epoch: list[manuals.Pair] = []
+    for step in range(1, settings.steps + 1):
+        if len(epoch) < settings.batch_pairs:
+            epoch = shuffler.sample(pairs, len(pairs))
+        batch = [epoch.pop() for _ in range(settings.batch_pairs)]
+        texts = [pair.english for pair in batch] + [pair.foreign for pair in batch]
+        embeddings = model(*tokenize(tokenizer, texts, settings.max_tokens))
+        english, foreign = embeddings.split(settings.batch_pairs)
+        loss = contrastive_loss(english, foreign, settings.similarity_scale)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise RuntimeError(f"{recipe.name}: the loss became {losses[-1]} at step {step}")
+        if step % 20 == 0:
+            mean = sum(losses[-20:]) / 20
+            print(
+                f"{recipe.name}: step {step}/{settings.steps} "
+                f"loss {mean:.4f} {time.perf_counter() - started:.0f} s",
+                flush=True,
+            )
+    # Without the flag PEFT looks the base model up online.
+    model.save_pretrained(ADAPTERS_FOLDER / recipe.name, save_embedding_layers=False)
+    # PEFT adds a generic card with nothing in it; MODEL_CARD.md describes these adapters.
+    (ADAPTERS_FOLDER / recipe.name / "README.md").unlink(missing_ok=True)
+    return {
+        "adapter": recipe.name,
+        "language": recipe.language,
+        "mask": recipe.mask,
+        "seed": recipe.seed,
+        "sources": [manual.name for manual in recipe.sources],
+        "pair_count": len(pairs),
+        "trained_entry_count": entry_count,
+        "target_weight_count": target_count,
+        "final_loss": sum(losses[-20:]) / 20,
+        "seconds": round(time.perf_counter() - started, 1),
+        "settings": asdict(settings),
+        "versions": {"torch": torch.__version__, "peft": peft.__version__},
+    }
+
+
+def main() -> None:
+    """Trains the adapters named on the command line, by default all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    names = [recipe.name for recipe in RECIPES]
+    parser.add_argument("adapters", nargs="*", metavar="adapter", help=", ".join(names))
+    parser.add_argument("--cache", type=Path, default=manuals.CACHE_FOLDER)
+    parser.add_argument("--steps", type=int, default=Settings.steps)
+    arguments = parser.parse_args()
+    unknown = set(arguments.adapters) - set(names)
+    if unknown:
+        parser.error(f"unknown adapter {sorted(unknown)[0]!r}, expected one of {', '.join(names)}")
+    torch.sparse.check_sparse_tensor_invariants.disable()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    results_path = ADAPTERS_FOLDER / "train_results.json"
+    results = json.loads(results_path.read_text()) if results_path.exists() else {}
+    for recipe in RECIPES:
+        if not arguments.adapters or recipe.name in arguments.adapters:
+            results[recipe.name] = train(
+                recipe, Settings(steps=arguments.steps), arguments.cache
+            )
+            results_path.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
