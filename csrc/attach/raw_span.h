@@ -1,0 +1,15 @@
+// Attach mode A: memory that the caller owns (torch tensor, numpy array, planned arena, heap).
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+
+#include "runtime/region.h"
+
+namespace shira {
+
+/// A region for caller-owned memory. The caller keeps it alive and in place while the program uses it; check() still refuses
+/// memory that was unmapped (DETACHED) or is mapped read-only (READ_ONLY), instead of faulting.
+std::shared_ptr<Region> make_raw_region();
+
+}  // namespace shira

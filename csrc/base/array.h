@@ -1,0 +1,51 @@
+// Array<T>: a heap array whose allocation can fail without an exception. All data sized by a file or a model lives in one.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <type_traits>
+#include <utility>
+
+#include "base/result.h"
+
+namespace shira {
+
+/// Move-only owner of `size()` trivially copyable elements, uninitialised after make().
+template <typename T>
+class Array {
+  static_assert(std::is_trivially_copyable_v<T>);
+
+ public:
+  Array() = default;
+
+  /// Allocates `count` elements. Fails with OUT_OF_MEMORY (also when count * sizeof(T) overflows), never throws.
+  static Result<Array> make(size_t count) {
+    Array array;
+    if (count > SIZE_MAX / sizeof(T)) return Error{Status::OUT_OF_MEMORY, "array size overflows", {}, {}, kNoOffset};
+    array.elements_.reset(new (std::nothrow) T[count == 0 ? 1 : count]);
+    if (!array.elements_) {
+      return Error{Status::OUT_OF_MEMORY, std::to_string(count * sizeof(T)) + " bytes could not be allocated", {}, {},
+                   kNoOffset};
+    }
+    array.size_ = count;
+    return array;
+  }
+
+  T* data() { return elements_.get(); }
+  const T* data() const { return elements_.get(); }
+  size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  T& operator[](size_t i) { return elements_[i]; }
+  const T& operator[](size_t i) const { return elements_[i]; }
+
+  /// Keeps the first `count` elements (capacity is not returned). REQUIRES: count <= size().
+  void truncate(size_t count) { size_ = count; }
+
+ private:
+  std::unique_ptr<T[]> elements_;
+  size_t size_ = 0;
+};
+
+}  // namespace shira

@@ -1,0 +1,25 @@
+// Element types of weights and values, and their conversion to and from float32 (round to nearest, ties to even).
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace shira {
+
+/// Numbers are those of docs/FORMAT.md.
+enum class Dtype : uint8_t { f32 = 1, f16 = 2, bf16 = 3 };
+
+constexpr bool is_dtype(uint8_t number) { return number >= 1 && number <= 3; }
+constexpr size_t dtype_bytes(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
+const char* dtype_name(Dtype dtype);  // "f32", "f16", "bf16"
+
+/// Exact widening; every bit pattern has a float32 value (NaN stays NaN).
+float f16_to_f32(uint16_t bits);
+float bf16_to_f32(uint16_t bits);
+
+/// Rounding to nearest even; subnormals are kept, too large values become infinity, -0.0 stays -0.0.
+uint16_t f32_to_f16(float value);
+uint16_t f32_to_bf16(float value);
+
+}  // namespace shira

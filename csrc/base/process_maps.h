@@ -1,0 +1,50 @@
+// What the kernel says about this process's memory: one snapshot of /proc/self/maps (Linux and Android).
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace shira {
+
+/// One virtual memory area.
+struct MemoryArea {
+  uintptr_t begin = 0;
+  uintptr_t end = 0;  // exclusive
+  bool readable = false;
+  bool writable = false;
+  bool shared = false;             // MAP_SHARED ('s' in the fourth column)
+  uint64_t file_offset_bytes = 0;  // of `begin`
+  uint64_t device = 0;             // makedev(major, minor); 0 with inode 0 for anonymous memory
+  uint64_t inode = 0;
+  std::string path;  // may end in " (deleted)"; empty for anonymous memory
+};
+
+/// An immutable snapshot, ordered by address.
+class ProcessMaps {
+ public:
+  /// Reads /proc/self/maps. IO_ERROR where there is none.
+  static Result<ProcessMaps> read();
+
+  /// For tests: parses text in the format of /proc/self/maps; malformed lines are skipped.
+  static ProcessMaps parse(const std::string& text);
+
+  const std::vector<MemoryArea>& areas() const { return areas_; }
+
+  /// The area that contains `address`, or nullptr.
+  const MemoryArea* find(uintptr_t address) const;
+
+  /// True when every byte of [begin, end) lies in areas that are readable and writable.
+  bool is_writable(uintptr_t begin, uintptr_t end) const;
+
+ private:
+  std::vector<MemoryArea> areas_;
+};
+
+/// sysconf(_SC_PAGESIZE): 4, 16 or 64 KiB; never assume.
+size_t page_bytes();
+
+}  // namespace shira

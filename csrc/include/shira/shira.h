@@ -1,0 +1,171 @@
+/* shira.h: the C ABI of shira-runtime, for C, C++, JNI and any other foreign-function interface.
+   SPDX-License-Identifier: Apache-2.0
+
+   Conventions
+   1. Objects are opaque; every object that a function creates is freed by the function of the same noun (shira_program_free).
+      Freeing NULL does nothing. A program keeps its own reference to the adapters added to it.
+   2. Every function that can fail returns a shira_status and takes a shira_error* as last argument (may be NULL). The struct is owned by
+      the caller, who sets struct_bytes = sizeof(shira_error) before; nothing is allocated for it.
+   3. Structs that cross the boundary start with struct_bytes, set by the caller; later versions only append fields.
+   4. Strings are UTF-8, NUL-terminated. Pointers returned by getters live as long as the object they came from.
+   5. A program may be used from several threads; an adapter is immutable.
+   6. Nothing prints, aborts, throws or exits.
+   7. A failed call changes nothing: no weight, no state. */
+#ifndef SHIRA_SHIRA_H_
+#define SHIRA_SHIRA_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define SHIRA_API __attribute__((visibility("default")))
+#else
+#define SHIRA_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* 1 while the ABI is compatible with this header. */
+#define SHIRA_ABI_VERSION 1
+SHIRA_API uint32_t shira_abi_version(void);
+
+typedef enum shira_status {
+#define X(number, name, parent, text) SHIRA_STATUS_##name = number,
+#include "shira/status.def"
+#undef X
+  SHIRA_STATUS_FORCE_32_BIT = 0x7fffffff
+} shira_status;
+
+SHIRA_API const char* shira_status_name(shira_status status); /* "BAD_INDEX"; "UNKNOWN" for other numbers */
+SHIRA_API const char* shira_status_text(shira_status status); /* one sentence */
+
+#define SHIRA_NO_OFFSET UINT64_MAX
+
+typedef struct shira_error {
+  size_t struct_bytes;
+  shira_status status;
+  uint64_t offset_bytes; /* in file, or SHIRA_NO_OFFSET */
+  char file[512];        /* each text is cut to fit, always terminated */
+  char tensor[512];
+  char message[1024];
+} shira_error;
+
+typedef enum shira_dtype { SHIRA_DTYPE_F32 = 1, SHIRA_DTYPE_F16 = 2, SHIRA_DTYPE_BF16 = 3 } shira_dtype;
+
+/* ---- adapters ---- */
+
+typedef struct shira_adapter shira_adapter;
+
+/* Reads and validates a whole .shb file (docs/FORMAT.md). */
+SHIRA_API shira_status shira_adapter_open(const char* path, shira_adapter** adapter, shira_error* error);
+/* The same from memory; the bytes are copied, `label` stands for the path in errors. */
+SHIRA_API shira_status shira_adapter_open_memory(const void* bytes, size_t size_bytes, const char* label,
+                                                 shira_adapter** adapter, shira_error* error);
+SHIRA_API void shira_adapter_free(shira_adapter* adapter);
+
+typedef struct shira_adapter_info {
+  size_t struct_bytes;
+  const char* name;
+  const char* metadata_json;
+  uint32_t tensor_count;
+  uint32_t is_bound; /* 1: every tensor carries a base fingerprint */
+  uint64_t entry_count;
+  uint64_t file_bytes;
+  uint8_t content_digest[32]; /* SHA-256 as declared; `shira verify` checks it */
+} shira_adapter_info;
+SHIRA_API shira_status shira_adapter_get_info(const shira_adapter* adapter, shira_adapter_info* info, shira_error* error);
+
+typedef struct shira_tensor_info {
+  size_t struct_bytes;
+  const char* name;
+  shira_dtype dtype;
+  uint32_t rank;
+  uint32_t dims[8];
+  uint64_t nnz;
+} shira_tensor_info;
+SHIRA_API shira_status shira_adapter_get_tensor(const shira_adapter* adapter, uint32_t tensor_index,
+                                                shira_tensor_info* info, shira_error* error);
+
+/* ---- programs: live weights ---- */
+
+typedef struct shira_program shira_program;
+
+SHIRA_API shira_status shira_program_create(shira_program** program, shira_error* error);
+/* Weights stay as they are: switch to the base first if that is what you want. */
+SHIRA_API void shira_program_free(shira_program* program);
+
+/* Registers caller-owned memory: row-major, writable, alive and in place until the program is freed. */
+SHIRA_API shira_status shira_program_add_tensor(shira_program* program, const char* name, shira_dtype dtype, uint32_t rank,
+                                                const uint32_t* dims, void* data, shira_error* error);
+
+typedef struct shira_anchor {
+  const char* name;    /* FQN of a constant */
+  const void* address; /* where the program sees it (ExecuTorch: Method::get_attribute) */
+} shira_anchor;
+
+/* Attaches to a program already loaded from `path` (.pte or .ptd) through a memory map: its mapping becomes private and writable, the
+   file is never written. `anchors` may be NULL with count 0; they settle which mapping is the program's where there are several. */
+SHIRA_API shira_status shira_program_attach_file(shira_program* program, const char* path, const shira_anchor* anchors,
+                                                 size_t anchor_count, shira_error* error);
+
+#define SHIRA_ALLOW_UNVERIFIED_BASE 1u /* accept an adapter without fingerprints */
+#define SHIRA_ALLOW_PARTIAL 2u         /* accept tensors the program does not have; at least one must match */
+
+/* `name` NULL: the name in the file. */
+SHIRA_API shira_status shira_program_add_adapter(shira_program* program, const shira_adapter* adapter, const char* name,
+                                                 uint32_t flags, shira_error* error);
+SHIRA_API shira_status shira_program_remove_adapter(shira_program* program, const char* name, shira_error* error);
+
+typedef struct shira_member {
+  const char* name;
+  float scale;
+} shira_member;
+
+typedef struct shira_switch_report {
+  size_t struct_bytes;
+  uint64_t tensors_matched;
+  uint64_t elements_written;
+  uint64_t elements_changed;
+  uint64_t bytes_written;
+  uint64_t pages_touched;
+  uint64_t wait_ns;
+  uint64_t check_ns;
+  uint64_t plan_ns;
+  uint64_t store_ns;
+  uint64_t total_ns;
+  uint64_t epoch;
+} shira_switch_report;
+
+/* Makes exactly these adapters active; count 0 is the base. Waits for forwards in flight. `report` may be NULL. */
+SHIRA_API shira_status shira_program_switch(shira_program* program, const shira_member* members, size_t member_count,
+                                            shira_switch_report* report, shira_error* error);
+/* The same, but SHIRA_STATUS_BUSY instead of waiting. */
+SHIRA_API shira_status shira_program_try_switch(shira_program* program, const shira_member* members, size_t member_count,
+                                                shira_switch_report* report, shira_error* error);
+/* Back to the base by dropping the private pages of attached files. */
+SHIRA_API shira_status shira_program_hard_revert(shira_program* program, shira_switch_report* report, shira_error* error);
+/* SHIRA_STATUS_BASE_MODIFIED names the first tensor that differs from its source outside the active adapters' entries. */
+SHIRA_API shira_status shira_program_verify_base(shira_program* program, shira_error* error);
+
+typedef struct shira_program_state {
+  size_t struct_bytes;
+  uint64_t epoch;     /* grows by one exactly when weights change */
+  uint8_t digest[16]; /* equal exactly when the weights are equal: a key for KV and prompt caches */
+  uint32_t active_count;
+} shira_program_state;
+SHIRA_API shira_status shira_program_get_state(shira_program* program, shira_program_state* state, shira_error* error);
+
+/* 1 to 64 threads for checks and stores; never changes a result. */
+SHIRA_API shira_status shira_program_set_threads(shira_program* program, uint32_t count, shira_error* error);
+
+/* Call around every forward pass, so that no weight changes under it. */
+SHIRA_API shira_status shira_program_begin_forward(shira_program* program, shira_error* error);
+SHIRA_API shira_status shira_program_end_forward(shira_program* program, shira_error* error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* SHIRA_SHIRA_H_ */
