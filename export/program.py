@@ -1,0 +1,472 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exports a PyTorch module to an ExecuTorch program whose weights can be switched in place.
+
+ExecuTorch's defaults make a program that adapters cannot reach: linear layers become a copy and a
+matrix product, constants inside a .pte have no names, and constants of equal content share one
+storage. `export_program` preserves linear, names every constant after the module's parameter or
+buffer, and then reads the files that it wrote to check what a switch relies on: each parameter is
+there under its name, row-major, with the module's bytes, in bytes of its own.
+
+Importing this file imports torch and executorch; nothing else in the package does so for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir import (
+    EdgeCompileConfig,
+    ExecutorchBackendConfig,
+    to_edge_transform_and_lower,
+)
+from executorch.exir.lowered_backend_module import get_lowered_submodules
+from executorch.exir.passes import MemoryPlanningPass
+from executorch.exir.schema import ExtraTensorInfo, TensorDataLocation
+from shira_runtime.export.program_file import (
+    NAME_MAP_METHOD,
+    ProgramTensor,
+    read_program_tensors,
+    shared_storage,
+)
+from torch import Tensor, nn
+
+__all__ = ["Backend", "ProgramExportError", "ProgramReport", "export_program", "program_command"]
+
+Backend = Literal["portable", "xnnpack"]
+
+_EXTERNAL_TAG = "weights"
+
+
+class ProgramExportError(ValueError):
+    """The program cannot be written, or adapters could not be switched in it safely."""
+
+
+@dataclass(frozen=True)
+class ProgramReport:
+    """What was written, and which tensors an adapter can reach.
+
+    Attributes:
+        program_path: the .pte.
+        data_path: the .ptd with the weights, or None if they lie in the .pte.
+        backend: "portable" or "xnnpack".
+        tensors: name -> place of each named constant, in either file.
+        delegated: parameters and buffers that the delegate has consumed and packed. They have no
+            name in the program and cannot be switched in this way.
+        unused: parameters that no output depends on; they are not in the program.
+        missing: parameters that are used and yet not in the program, or not with the module's
+            bytes (empty unless allow_missing).
+        shared: groups of names with one storage: a write to one changes the others.
+        name_map: program name -> training name, as stored in the program.
+        export_seconds: wall time of the whole export, checks included.
+    """
+
+    program_path: Path
+    data_path: Path | None
+    backend: Backend
+    tensors: dict[str, ProgramTensor]
+    delegated: tuple[str, ...]
+    unused: tuple[str, ...]
+    missing: tuple[str, ...]
+    shared: tuple[tuple[str, ...], ...]
+    name_map: dict[str, str]
+    export_seconds: float
+
+    def to_json(self) -> str:
+        """The report as a JSON object; paths are strings."""
+        return json.dumps(asdict(self), default=str, indent=2)
+
+
+def export_program(
+    module: nn.Module,
+    example_inputs: tuple[Any, ...],
+    output: str | Path,
+    *,
+    data_path: str | Path | None = None,
+    backend: Backend = "portable",
+    dynamic_shapes: Any = None,
+    name_map: Mapping[str, str] | None = None,
+    allow_shared: bool = False,
+    allow_missing: bool = False,
+    force: bool = False,
+) -> ProgramReport:
+    """Export `module` so that adapters can be switched in the program's live weights.
+
+    Equal contents share one storage in ExecuTorch, whether the parameters are tied or merely equal.
+    Such a group is an error if it has a floating-point parameter with two or more dimensions: those
+    are what adapters are trained on, and a write to one would silently change the others. Other
+    groups (zero biases, unit norms, equal integer buffers) are common and harmless until an adapter
+    touches one of them; they are listed in `ProgramReport.shared`.
+
+    Args:
+        module: in eval mode; its `forward` is exported.
+        example_inputs: positional arguments for one call of `forward`.
+        output: the .pte to write.
+        data_path: a .ptd for the weights; by default they are stored in the .pte itself.
+        backend: "portable" leaves all weights switchable; "xnnpack" delegates what it can, which is
+            faster, and leaves switchable only what it does not consume.
+        dynamic_shapes: passed to torch.export.export.
+        name_map: name in this module -> name in the training checkpoint, where they differ.
+        allow_shared: list every group with one storage instead of refusing.
+        allow_missing: list parameters that the program lost or changed instead of refusing.
+        force: replace existing files.
+
+    Returns:
+        The report. Each file appears complete or not at all.
+
+    Raises:
+        ProgramExportError: a request that makes no sense, or a program that fails a check; nothing
+            has been written.
+        FileExistsError: a file is there already, and `force` is not set.
+    """
+    started = time.perf_counter()
+    output = _new_file(output, ".pte", force)
+    data_path = None if data_path is None else _new_file(data_path, ".ptd", force)
+    if backend not in ("portable", "xnnpack"):
+        raise ProgramExportError(f"unknown backend {backend!r}, expected portable or xnnpack")
+    if module.training:
+        raise ProgramExportError("the module is in training mode; call .eval() before the export")
+    names = dict(name_map or {})
+    _check_name_map(module, names)
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+        written = Path(folder, "program.pte")
+        lowered = _lower(
+            module, example_inputs, written, backend, dynamic_shapes, names, data_path is not None
+        )
+        tensors = _placed(written, output)
+        written_data = Path(folder, f"{_EXTERNAL_TAG}.ptd")
+        if data_path is not None:
+            if not written_data.exists():
+                raise ProgramExportError(f"no constant is left for {data_path}")
+            tensors |= _placed(written_data, data_path)
+        _check_layout(tensors)
+        shared = _shared_groups(module, tensors, allow_shared)
+        missing = _missing_parameters(
+            module, tensors, {output: written, data_path: written_data}, lowered, shared
+        )
+        if missing and not allow_missing:
+            raise ProgramExportError(
+                "the program has lost, renamed or changed these parameters, so no adapter could"
+                f" reach them: {', '.join(missing)} (allow_missing lists them instead)"
+            )
+        if data_path is not None:
+            data_path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(written_data, data_path)
+        os.replace(written, output)
+    return ProgramReport(
+        output,
+        data_path,
+        backend,
+        tensors,
+        lowered.delegated,
+        lowered.unused,
+        missing,
+        shared,
+        names,
+        time.perf_counter() - started,
+    )
+
+
+def program_command(
+    factory: str,
+    output: str | Path,
+    *,
+    data_path: str | Path | None = None,
+    backend: Backend = "portable",
+    rename: Sequence[str] = (),
+    allow_shared: bool = False,
+    allow_missing: bool = False,
+    force: bool = False,
+) -> ProgramReport:
+    """Export what a function of the user's returns: the body of `shira program`.
+
+    Args:
+        factory: "package.module:function" or "path/to/file.py:function". Called without arguments,
+            it returns (module, example_inputs) or (module, example_inputs, dynamic_shapes).
+        output: the .pte to write.
+        data_path: a .ptd for the weights.
+        backend: "portable" or "xnnpack".
+        rename: REGEX=SUB rules, applied in turn to each of the module's names to give its name in
+            the training checkpoint; the outcome is stored in the program as its name map.
+        allow_shared: see export_program.
+        allow_missing: see export_program.
+        force: replace existing files.
+
+    Raises:
+        ProgramExportError: the factory cannot be found or returns something else; and as
+            export_program. What the factory itself raises passes through.
+    """
+    made = _load_factory(factory)()
+    if not isinstance(made, tuple) or len(made) not in (2, 3) or not isinstance(made[0], nn.Module):
+        raise ProgramExportError(
+            f"{factory} must return (module, example_inputs) or"
+            f" (module, example_inputs, dynamic_shapes), not {type(made).__name__}"
+        )
+    module, example_inputs, *rest = made
+    if not isinstance(example_inputs, tuple):
+        raise ProgramExportError(
+            f"{factory}: example_inputs must be a tuple, not {type(example_inputs).__name__}"
+        )
+    return export_program(
+        module,
+        example_inputs,
+        output,
+        data_path=data_path,
+        backend=backend,
+        dynamic_shapes=rest[0] if rest else None,
+        name_map=_renamed(module, rename),
+        allow_shared=allow_shared,
+        allow_missing=allow_missing,
+        force=force,
+    )
+
+
+@dataclass(frozen=True)
+class _Lowered:
+    delegated: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+class _NamedConstants(MemoryPlanningPass):  # type: ignore[misc]
+    """Memory planning that also gives each constant of the graph its name in the module.
+
+    The name is what get_attribute and readers of the file look for. It is set here because tensor
+    specifications exist only late, and this is the last pass before the program is emitted.
+    """
+
+    def __init__(self, hidden: frozenset[str]) -> None:
+        super().__init__()
+        self._hidden = hidden
+
+    def run(self, graph_module: Any, graph_signature: Any = None) -> Any:
+        names = _constant_names(graph_signature)
+        # The runtime copies the buffers that forward changes; their bytes in the file are dead.
+        unnamed = self._hidden | set(graph_signature.buffers_to_mutate.values())
+        for node in graph_module.graph.nodes:
+            name = names.get(node.target) if node.op == "placeholder" else None
+            if name is None or name in unnamed:
+                continue
+            specification = node.meta["spec"]
+            if specification.extra_tensor_info is None:  # else it goes to the .ptd, named already
+                specification.extra_tensor_info = ExtraTensorInfo(
+                    fully_qualified_name=name, location=TensorDataLocation.SEGMENT
+                )
+        return super().run(graph_module, graph_signature)
+
+
+def _lower(
+    module: nn.Module,
+    example_inputs: tuple[Any, ...],
+    program_path: Path,
+    backend: Backend,
+    dynamic_shapes: Any,
+    name_map: Mapping[str, str],
+    is_external: bool,
+) -> _Lowered:
+    """Write program.pte, and weights.ptd beside it if `is_external`."""
+    with warnings.catch_warnings(), torch.no_grad():
+        # What torch and executorch deprecate in each other is nothing to the user of this function.
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(module, example_inputs, dynamic_shapes=dynamic_shapes)
+        placeholders = {
+            node.target for node in exported.graph.nodes if node.op == "placeholder" and node.users
+        }
+        parameters = exported.graph_signature.inputs_to_parameters
+        unused = tuple(name for node, name in parameters.items() if node not in placeholders)
+        edge = to_edge_transform_and_lower(
+            exported,
+            partitioner=[XnnpackPartitioner()] if backend == "xnnpack" else None,
+            # Without preserve_ops a linear layer copies its transposed weight in every forward.
+            compile_config=EdgeCompileConfig(
+                preserve_ops=[torch.ops.aten.linear.default], _check_ir_validity=False
+            ),
+            constant_methods={NAME_MAP_METHOD: json.dumps(name_map)} if name_map else None,
+        )
+        remaining = edge.exported_program()
+        delegated = frozenset(
+            name
+            for _, part, _ in get_lowered_submodules(remaining.graph_module)
+            for name in _constant_names(part.original_module.graph_signature).values()
+        )
+        # A weight that a delegate has packed may also be used outside of it. Nobody may patch that
+        # half alone, so it stays in the program without a name.
+        names = _constant_names(remaining.graph_signature)
+        program = edge.to_executorch(
+            ExecutorchBackendConfig(
+                memory_planning_pass=_NamedConstants(delegated),
+                external_constants=(
+                    (lambda node: None if names.get(node.name) in delegated else _EXTERNAL_TAG)
+                    if is_external
+                    else False
+                ),
+            )
+        )
+        with program_path.open("wb") as stream:
+            program.write_to_file(stream)
+        if is_external:
+            program.write_tensor_data_to_file(str(program_path.parent))
+    return _Lowered(tuple(sorted(delegated)), unused)
+
+
+def _constant_names(signature: Any) -> dict[str, str]:
+    """Placeholder -> name in the module, for parameters, buffers and lifted constants."""
+    return {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+
+
+def _placed(written: Path, final: Path) -> dict[str, ProgramTensor]:
+    found = read_program_tensors(written)
+    return {name: replace(tensor, file=final) for name, tensor in found.items()}
+
+
+def _check_layout(tensors: Mapping[str, ProgramTensor]) -> None:
+    permuted = [t for t in tensors.values() if not t.is_contiguous]
+    if permuted:
+        listed = ", ".join(f"{t.name} {t.dim_order}" for t in permuted)
+        raise ProgramExportError(
+            "these tensors are not row-major in the program, so an adapter's flat indices would"
+            f" address other elements: {listed}; call"
+            " module.to(memory_format=torch.contiguous_format) before the export"
+        )
+
+
+def _shared_groups(
+    module: nn.Module, tensors: Mapping[str, ProgramTensor], allow_shared: bool
+) -> tuple[tuple[str, ...], ...]:
+    """Groups of names with one storage: in the written files, or tied in the module."""
+    aliases: dict[Tensor, list[str]] = defaultdict(list)
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    for name, parameter in parameters.items():
+        aliases[parameter].append(name)
+    tied = {name: set(group) for group in aliases.values() for name in group}
+    groups = [set(group) for group in shared_storage(tensors.values())]
+    for group in groups:
+        for name in tuple(group):
+            group |= tied.get(name, set())
+    in_file = set().union(*groups) if groups else set()
+    groups += [set(g) for g in aliases.values() if len(g) > 1 and not in_file.intersection(g)]
+    shared = tuple(sorted(tuple(sorted(group)) for group in groups))
+
+    def is_trained(name: str) -> bool:
+        parameter = parameters.get(name)
+        return parameter is not None and parameter.is_floating_point() and parameter.dim() >= 2
+
+    refused = [group for group in shared if any(is_trained(name) for name in group)]
+    if refused and not allow_shared:
+        raise ProgramExportError(
+            "ExecuTorch stores equal contents once, so a write to one of these tensors would change"
+            f" the others: {'; '.join(' = '.join(group) for group in refused)}"
+            " (allow_shared lists them instead; do that only if no adapter touches them)"
+        )
+    return shared
+
+
+def _missing_parameters(
+    module: nn.Module,
+    tensors: Mapping[str, ProgramTensor],
+    written: Mapping[Path | None, Path],
+    lowered: _Lowered,
+    shared: Iterable[tuple[str, ...]],
+) -> tuple[str, ...]:
+    """Parameters that should be in the program and are not, or not with the module's bytes."""
+    excused = {*lowered.delegated, *lowered.unused}
+    for group in shared:  # of tied parameters the program knows one name
+        if excused.union(tensors).intersection(group):
+            excused.update(name for name in group if name not in tensors)
+    missing = []
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        tensor = tensors.get(name)
+        if tensor is None:
+            if name not in excused and parameter.numel():
+                missing.append(name)
+            continue
+        stored = replace(tensor, file=written[tensor.file]).read()
+        content = parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        if stored.tobytes() != content.tobytes() or stored.shape != tuple(parameter.shape):
+            missing.append(name)
+    return tuple(missing)
+
+
+def _check_name_map(module: nn.Module, name_map: Mapping[str, str]) -> None:
+    known = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    known |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    unknown = sorted(set(name_map) - known)
+    if unknown:
+        raise ProgramExportError(f"the name map has names that the module lacks: {unknown[:5]}")
+    training = [name_map.get(name, name) for name in known]
+    if len(set(training)) != len(training):
+        twice = sorted({name for name in training if training.count(name) > 1})
+        raise ProgramExportError(f"the name map gives one name to several tensors: {twice[:5]}")
+
+
+def _new_file(path: str | Path, suffix: str, force: bool) -> Path:
+    path = Path(path)
+    if path.suffix != suffix:
+        raise ProgramExportError(f"{path}: expected a file name that ends in {suffix}")
+    if path.exists() and not force:
+        raise FileExistsError(f"{path}: exists already; --force or force=True replaces it")
+    return path
+
+
+def _load_factory(factory: str) -> Callable[[], Any]:
+    place, _, attribute = factory.rpartition(":")
+    if not place or not attribute:
+        raise ProgramExportError(
+            f"{factory!r}: expected package.module:function or file.py:function"
+        )
+    if place.endswith(".py"):
+        path = Path(place).resolve()
+        if not path.is_file():
+            raise ProgramExportError(f"{place}: no such file")
+        specification = importlib.util.spec_from_file_location(path.stem, path)
+        assert specification is not None
+        assert specification.loader is not None
+        # As when the file is run as a script: it may import its neighbours.
+        sys.path.insert(0, str(path.parent))
+        module = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(module)
+    else:
+        try:
+            module = importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            raise ProgramExportError(f"{factory}: {error}") from None
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise ProgramExportError(f"{place} has no function {attribute}")
+    return function  # type: ignore[no-any-return]
+
+
+def _renamed(module: nn.Module, rules: Sequence[str]) -> dict[str, str]:
+    name_map = {}
+    for name, _ in module.named_parameters(remove_duplicate=False):
+        renamed = name
+        for rule in rules:
+            pattern, separator, replacement = rule.partition("=")
+            if not separator:
+                raise ProgramExportError(f"{rule!r}: expected REGEX=SUB")
+            try:
+                renamed = re.sub(pattern, replacement, renamed)
+            except re.error as error:
+                raise ProgramExportError(f"{rule!r}: {error}") from None
+        if renamed != name:
+            name_map[name] = renamed
+    return name_map
