@@ -82,11 +82,11 @@ bench: setup ## measure switching here; writes build/bench
 
 .PHONY: train-demo
 train-demo: setup ## train the demo's adapters again (long)
-	@$(VENV)/bin/python examples/minilm/train.py
+	@$(VENV)/bin/python -m examples.minilm.train
 
 .PHONY: eval
 eval: setup ## fetch the manuals and reproduce the retrieval figures of the model card
-	@$(VENV)/bin/python examples/minilm/evaluate.py
+	@$(VENV)/bin/python -m examples.minilm.evaluate
 
 # --- Tests and linters: each step's log, time and closing line are kept in build/logs ---
 define run_steps
@@ -172,7 +172,7 @@ build/typecheck: $(PYTHON_SOURCES)
 	@ln -s $(CURDIR)/export $@/shira_runtime/export
 
 lint-mypy: setup build/typecheck
-	@$(VENV)/bin/mypy -p shira_runtime $(wildcard examples/*/*.py)
+	@$(VENV)/bin/mypy build/typecheck/shira_runtime $(wildcard examples/*/*.py)
 
 lint-stubs: setup build/typecheck
 	@MYPYPATH=build/typecheck $(VENV)/bin/stubtest shira_runtime._core

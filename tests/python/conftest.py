@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings shared by all Python tests: no network, reproducible properties, and what was tested."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import hypothesis
+
+# Models come from installed packages; a test that reaches for a hub should fail at once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# The machine may be busy, so no deadline; a failing example is printed as a line to paste back.
+hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("full", deadline=None, print_blob=True, max_examples=2000)
+hypothesis.settings.load_profile(os.environ.get("SHIRA_HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_report_header() -> list[str]:
+    """Says which shira_runtime is under test and whether torch is there."""
+    package = importlib.util.find_spec("shira_runtime")
+    torch = importlib.util.find_spec("torch")
+    return [
+        f"shira_runtime: {package.origin if package else 'not installed'}",
+        f"torch: {torch.origin if torch else 'not installed, tests that need it are skipped'}",
+    ]
