@@ -50,9 +50,9 @@ def layer_seed(base_layer: nn.Module, random_seed: int) -> int:
     Returns:
         An unsigned 63-bit seed.
     """
-    weight = base_layer.weight.detach().cpu().contiguous()
+    weight = base_layer.get_parameter("weight").detach().cpu().contiguous()
     digest = hashlib.blake2b(f"{random_seed} {weight.dtype} {tuple(weight.shape)}".encode())
-    digest.update(weight.view(torch.uint8).numpy())
+    digest.update(weight.view(torch.uint8).numpy().data)
     return int.from_bytes(digest.digest()[:8], "little") >> 1
 
 
@@ -74,9 +74,9 @@ def random_mask(
         ValueError: the budget does not fit the weight.
     """
     generator = torch.Generator().manual_seed(layer_seed(base_layer, random_seed))
-    rows, columns = base_layer.weight.shape
+    rows, columns = base_layer.get_parameter("weight").shape
     scores = torch.rand(rows, columns // block_length, generator=generator, dtype=torch.float64)
-    return _mask_from_block_scores(base_layer.weight, r, scores, block_length)
+    return _mask_from_block_scores(base_layer.get_parameter("weight"), r, scores, block_length)
 
 
 def random_block_mask(
@@ -97,7 +97,7 @@ def magnitude_mask(base_layer: nn.Module, r: int, *, block_length: int = 1, **_:
     The mask depends on the base alone, so adapters trained with it share their positions.
     Arguments, result and errors are those of `random_mask`; of equals, the first in memory wins.
     """
-    weight = base_layer.weight.detach()
+    weight = base_layer.get_parameter("weight").detach()
     scores = _sum_blocks(weight.abs(), block_length)
     return _mask_from_block_scores(weight, r, scores, block_length)
 
@@ -111,10 +111,10 @@ def snip_mask(base_layer: nn.Module, r: int, *, block_length: int = 1, **_: Any)
     Raises:
         ValueError: the layer has no gradient, or the budget does not fit the weight.
     """
-    gradient = base_layer.weight.grad
+    gradient = base_layer.get_parameter("weight").grad
     if gradient is None:
         raise ValueError("snip_mask needs weight.grad: run calibration batches backward first")
-    weight = base_layer.weight.detach()
+    weight = base_layer.get_parameter("weight").detach()
     scores = _sum_blocks((weight.double() * gradient.double()).abs(), block_length)
     return _mask_from_block_scores(weight, r, scores, block_length)
 

@@ -94,7 +94,8 @@ def load_encoder(folder: Path | None = None) -> SentenceEncoder:
     # The pooler and the stored position ids play no part in sentence embeddings.
     unused = [name for name in state if name.startswith("pooler.") or "position_ids" in name]
     encoder.load_state_dict({name: state[name] for name in state if name not in unused})
-    return encoder.eval().requires_grad_(False)
+    encoder.eval().requires_grad_(False)
+    return encoder
 
 
 def load_tokenizer(folder: Path | None = None) -> BertTokenizerFast:
