@@ -1,4 +1,4 @@
-// Array<T>: a heap array whose allocation can fail without an exception. All data sized by a file or a model lives in one.
+// Array<T>: a heap array sized by a file or a model, whose allocation fails without throwing.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -20,13 +20,19 @@ class Array {
  public:
   Array() = default;
 
-  /// Allocates `count` elements. Fails with OUT_OF_MEMORY (also when count * sizeof(T) overflows), never throws.
+  /// Allocates `count` elements. Fails with OUT_OF_MEMORY (also when count * sizeof(T) overflows),
+  /// never throws.
   static Result<Array> make(size_t count) {
     Array array;
-    if (count > SIZE_MAX / sizeof(T)) return Error{Status::OUT_OF_MEMORY, "array size overflows", {}, {}, kNoOffset};
+    if (count > SIZE_MAX / sizeof(T)) {
+      return Error{Status::OUT_OF_MEMORY, "array size overflows", {}, {}, kNoOffset};
+    }
     array.elements_.reset(new (std::nothrow) T[count == 0 ? 1 : count]);
     if (!array.elements_) {
-      return Error{Status::OUT_OF_MEMORY, std::to_string(count * sizeof(T)) + " bytes could not be allocated", {}, {},
+      return Error{Status::OUT_OF_MEMORY,
+                   std::to_string(count * sizeof(T)) + " bytes could not be allocated",
+                   {},
+                   {},
                    kNoOffset};
     }
     array.size_ = count;

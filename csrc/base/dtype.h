@@ -1,4 +1,4 @@
-// Element types of weights and values, and their conversion to and from float32 (round to nearest, ties to even).
+// Element types of weights and values, and their conversion to and from float32.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -18,7 +18,8 @@ const char* dtype_name(Dtype dtype);  // "f32", "f16", "bf16"
 float f16_to_f32(uint16_t bits);
 float bf16_to_f32(uint16_t bits);
 
-/// Rounding to nearest even; subnormals are kept, too large values become infinity, -0.0 stays -0.0.
+/// Rounding to nearest, ties to even; subnormals are kept, too large values become infinity, -0.0
+/// stays -0.0.
 uint16_t f32_to_f16(float value);
 uint16_t f32_to_bf16(float value);
 

@@ -1,4 +1,4 @@
-// Error with its place, and Result<T>: how every fallible function of the core answers (no exceptions).
+// Error with its place, and Result<T>: how every fallible function of the core answers.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -13,13 +13,14 @@ namespace shira {
 
 constexpr uint64_t kNoOffset = UINT64_MAX;
 
-/// What went wrong and where. `message` is one sentence with expected and found; file, tensor and offset are kept apart
-/// so that callers can test them, and are empty or kNoOffset where they do not apply.
+/// What went wrong and where. `message` is one sentence with expected and found; file, tensor and
+/// offset are kept apart so that callers can test them, and are empty or kNoOffset where they do
+/// not apply.
 struct Error {
   Status status = Status::OK;
-  std::string message;
-  std::string file;                   // path or label of the file concerned
-  std::string tensor;                 // name of the tensor concerned
+  std::string message{};
+  std::string file{};                 // path or label of the file concerned
+  std::string tensor{};               // name of the tensor concerned
   uint64_t offset_bytes = kNoOffset;  // position in `file`
 
   bool ok() const { return status == Status::OK; }
@@ -29,8 +30,8 @@ struct Error {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}                 // NOLINT(google-explicit-constructor)
-  Result(Error error) : error_(std::move(error)) {}             // NOLINT(google-explicit-constructor)
+  Result(T value) : value_(std::move(value)) {}      // NOLINT(google-explicit-constructor)
+  Result(Error error) : error_(std::move(error)) {}  // NOLINT(google-explicit-constructor)
   bool ok() const { return value_.has_value(); }
   T& value() { return *value_; }
   const T& value() const { return *value_; }
@@ -47,7 +48,7 @@ template <>
 class [[nodiscard]] Result<void> {
  public:
   Result() = default;
-  Result(Error error) : error_(std::move(error)) {}             // NOLINT(google-explicit-constructor)
+  Result(Error error) : error_(std::move(error)) {}  // NOLINT(google-explicit-constructor)
   bool ok() const { return error_.ok(); }
   const Error& error() const { return error_; }
   Error& error() { return error_; }
@@ -59,9 +60,9 @@ class [[nodiscard]] Result<void> {
 }  // namespace shira
 
 /// Returns the error of `expression` (any Result) from the enclosing function.
-#define SHIRA_TRY(expression)                                   \
-  do {                                                          \
-    auto shira_try_result = (expression);                       \
+#define SHIRA_TRY(expression)                                    \
+  do {                                                           \
+    auto shira_try_result = (expression);                        \
     if (!shira_try_result.ok()) return shira_try_result.error(); \
   } while (false)
 

@@ -6,7 +6,8 @@
 
 namespace shira {
 
-/// `length` consecutive flat indices from `start`. REQUIRES everywhere: length >= 1, start + length <= 2^32 - 1.
+/// `length` consecutive flat indices from `start`. REQUIRES everywhere: length >= 1 and
+/// start + length <= 2^32 - 1.
 struct Run {
   uint32_t start;
   uint32_t length;

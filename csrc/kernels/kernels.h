@@ -1,9 +1,10 @@
-// Kernel contracts: what each operation computes, for every instruction set. scalar.cpp is the definition.
+// Kernel contracts: what each operation computes, on every instruction set.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Kernel files include nothing but this header and their intrinsics: an inline function of the standard library compiled
-// with wider instructions could otherwise be the copy the linker keeps for everybody.
+// Kernel files include nothing but this header, base/float_bits.h and their intrinsics: an inline
+// function of the standard library compiled with wider instructions could otherwise be the copy the
+// linker keeps for everybody.
 #include <cstddef>
 #include <cstdint>
 
@@ -11,9 +12,12 @@
 
 namespace shira::kernels {
 
-// Naming: <op>_<element>__<isa>, e.g. scatter_u16__scalar. u16 and u32 move bits (any dtype of that width); f32, f16 and
-// bf16 compute. Every kernel equals the scalar one bit for bit, for every count including 0, and touches no byte outside
-// the elements its contract names. Arrays do not overlap. `index` is strictly increasing.
+// Naming: <op>_<element>_<isa>, e.g. scatter_u16_neon. u16 and u32 move bits (any dtype of that
+// width); f32, f16 and bf16 compute. scalar.cpp is the definition: every kernel equals the scalar
+// one bit for bit, for every count including 0, and touches no byte outside the elements its
+// contract names. Only the payload of a NaN is left open: where the scalar kernel gives a NaN, any
+// NaN will do. Pointers are aligned to their element, no more; with count 0 they may be null.
+// Arrays do not overlap. `index` and runs are strictly increasing.
 
 /// out[j] = weights[index[j]]
 template <typename T>
@@ -31,7 +35,8 @@ using ScatterRuns = size_t (*)(T* weights, const Run* runs, size_t run_count, co
 
 /// out[j] = scale * (widen(target[j]) - widen(base[j])), in float32, two roundings.
 template <typename T>
-using ContributeTarget = void (*)(const T* target, const T* base, float scale, size_t count, float* out);
+using ContributeTarget = void (*)(const T* target, const T* base, float scale, size_t count,
+                                  float* out);
 
 /// out[j] = scale * widen(delta[j]), in float32.
 template <typename T>
@@ -41,7 +46,8 @@ using ContributeDelta = void (*)(const T* delta, float scale, size_t count, floa
 template <typename T>
 using AddRound = size_t (*)(const T* base, const float* contribution, size_t count, T* out);
 
-/// One implementation of every operation; `f32` kernels take uint32_t bit patterns' float twin, `f16` and `bf16` uint16_t.
+/// One implementation of every operation. Kernels named f32 take floats, f16 and bf16 the bit
+/// patterns.
 struct KernelTable {
   const char* isa;  // "scalar", "neon", ...
   Gather<uint16_t> gather_u16;
