@@ -8,8 +8,9 @@
 
 namespace shira {
 
-/// A region for caller-owned memory. The caller keeps it alive and in place while the program uses it; check() still refuses
-/// memory that was unmapped (DETACHED) or is mapped read-only (READ_ONLY), instead of faulting.
+/// A region for caller-owned memory. The caller keeps it alive and in place while the program uses
+/// it; check() refuses memory that was unmapped (DETACHED), or that is mapped read-only or shared
+/// with a file on disk (READ_ONLY), instead of faulting or changing the file.
 std::shared_ptr<Region> make_raw_region();
 
 }  // namespace shira

@@ -1,11 +1,13 @@
-// What the kernel says about this process's memory: one snapshot of /proc/self/maps (Linux and Android).
-// SPDX-License-Identifier: Apache-2.0
+// What the kernel says about this process's memory: one snapshot of /proc/self/maps (Linux,
+// Android). SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <string>
+#include <string_view>
 #include <vector>
 
+#include "base/array.h"
 #include "base/result.h"
 
 namespace shira {
@@ -20,17 +22,19 @@ struct MemoryArea {
   uint64_t file_offset_bytes = 0;  // of `begin`
   uint64_t device = 0;             // makedev(major, minor); 0 with inode 0 for anonymous memory
   uint64_t inode = 0;
-  std::string path;  // may end in " (deleted)"; empty for anonymous memory
+  /// As the kernel prints it: a newline is "\012", " (deleted)" may follow. Empty for anonymous
+  /// memory. Points into the snapshot and lives as long.
+  std::string_view path;
 };
 
 /// An immutable snapshot, ordered by address.
 class ProcessMaps {
  public:
-  /// Reads /proc/self/maps. IO_ERROR where there is none.
+  /// Reads /proc/self/maps. IO_ERROR where there is none, OUT_OF_MEMORY.
   static Result<ProcessMaps> read();
 
   /// For tests: parses text in the format of /proc/self/maps; malformed lines are skipped.
-  static ProcessMaps parse(const std::string& text);
+  static Result<ProcessMaps> parse(std::string_view text);
 
   const std::vector<MemoryArea>& areas() const { return areas_; }
 
@@ -41,6 +45,9 @@ class ProcessMaps {
   bool is_writable(uintptr_t begin, uintptr_t end) const;
 
  private:
+  ProcessMaps(Array<char> text, size_t text_bytes);
+
+  Array<char> text_;  // a heap array: it stays in place when the snapshot is moved
   std::vector<MemoryArea> areas_;
 };
 
