@@ -1,0 +1,122 @@
+// What the bindings need: conversions, errors as exceptions, calls without the GIL.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "base/dtype.h"
+#include "base/result.h"
+#include "format/adapter_file.h"
+
+namespace py = pybind11;
+
+namespace shira {
+
+// Names in a hostile file or path need not be UTF-8; what is not is shown as escapes.
+inline py::str text(const std::string& bytes) {
+  return py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(
+      bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "backslashreplace"));
+}
+
+inline py::object offset_or_none(uint64_t offset_bytes) {
+  return offset_bytes == kNoOffset ? py::object(py::none()) : py::object(py::int_(offset_bytes));
+}
+
+[[noreturn]] inline void raise(const Error& error) {
+  py::object make_error = py::module_::import("shira_runtime.errors").attr("make_error");
+  py::object exception =
+      make_error(static_cast<int32_t>(error.status), text(error.message), text(error.file),
+                 text(error.tensor), offset_or_none(error.offset_bytes));
+  PyErr_SetObject(py::type::handle_of(exception).ptr(), exception.ptr());
+  throw py::error_already_set();
+}
+
+template <typename T>
+T unwrap(Result<T> result) {
+  if (!result.ok()) raise(result.error());
+  if constexpr (!std::is_void_v<T>) return std::move(result.value());
+}
+
+/// Runs `call` without the GIL. Whatever may wait for the gate or reads many bytes goes through
+/// here: a thread that waited with the GIL would keep the forward pass that it waits for from
+/// ending.
+template <typename Call>
+auto released(Call call) {
+  py::gil_scoped_release release;
+  return call();
+}
+
+/// The same for a call that answers with a Result: its value, or its error as an exception.
+template <typename Call>
+auto unlocked(Call call) {
+  return unwrap(released(call));
+}
+
+using Unlocked = py::call_guard<py::gil_scoped_release>;
+
+inline Dtype parse_dtype(const std::string& name) {
+  for (Dtype dtype : {Dtype::f32, Dtype::f16, Dtype::bf16}) {
+    if (name == dtype_name(dtype)) return dtype;
+  }
+  raise({Status::INVALID_ARGUMENT,
+         "dtype is '" + name + "', expected f32, f16 or bf16",
+         {},
+         {},
+         kNoOffset});
+}
+
+template <typename Bytes>
+py::bytes to_bytes(const Bytes& bytes) {
+  return py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+inline py::tuple to_shape(const std::vector<uint32_t>& dims) { return py::tuple(py::cast(dims)); }
+
+// (nnz,) uint32, ascending
+inline py::array_t<uint32_t> tensor_indices(const AdapterTensor& tensor) {
+  py::array_t<uint32_t> indices(static_cast<py::ssize_t>(tensor.nnz()));
+  uint32_t* out = indices.mutable_data();
+  for (size_t i = 0; i < tensor.index.entries.size(); ++i) *out++ = tensor.index.entries[i];
+  for (size_t i = 0; i < tensor.index.runs.size(); ++i) {
+    const Run& run = tensor.index.runs[i];
+    for (uint32_t k = 0; k < run.length; ++k) *out++ = run.start + k;
+  }
+  return indices;
+}
+
+// (nnz,) uint32 or uint16: the stored bits
+inline py::array tensor_bits(const AdapterTensor& tensor) {
+  const auto type =
+      tensor.value_dtype == Dtype::f32 ? py::dtype::of<uint32_t>() : py::dtype::of<uint16_t>();
+  return py::array(type, {static_cast<py::ssize_t>(tensor.nnz())}, tensor.values);
+}
+
+// (nnz,) float32: widening is exact
+inline py::array_t<float> tensor_values(const AdapterTensor& tensor) {
+  py::array_t<float> values(static_cast<py::ssize_t>(tensor.nnz()));
+  float* out = values.mutable_data();
+  const auto* halves = reinterpret_cast<const uint16_t*>(tensor.values);
+  for (uint64_t i = 0; i < tensor.nnz(); ++i) {
+    switch (tensor.value_dtype) {
+      case Dtype::f32:
+        out[i] = reinterpret_cast<const float*>(tensor.values)[i];
+        break;
+      case Dtype::f16:
+        out[i] = f16_to_f32(halves[i]);
+        break;
+      case Dtype::bf16:
+        out[i] = bf16_to_f32(halves[i]);
+        break;
+    }
+  }
+  return values;
+}
+
+}  // namespace shira
