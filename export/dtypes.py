@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three element types of a .shb file, and conversions that say when a value does not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ExportError
+
+#: Name -> (code in the file, numpy type).
+FLOAT_TYPES: dict[str, tuple[int, np.dtype[Any]]] = {
+    "f32": (1, np.dtype("<f4")),
+    "f16": (2, np.dtype("<f2")),
+    "bf16": (3, np.dtype(ml_dtypes.bfloat16)),
+}
+
+#: numpy's name of a type -> ours.
+SHORT_NAMES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+
+
+def numpy_type(name: str) -> np.dtype[Any]:
+    """Give the numpy type of "f32", "f16" or "bf16"."""
+    return FLOAT_TYPES[name][1]
+
+
+def short_name(dtype: np.dtype[Any]) -> str:
+    """Give "f32", "f16" or "bf16" for a numpy type; any other type keeps numpy's name."""
+    return SHORT_NAMES.get(dtype.name, dtype.name)
+
+
+def convert(values: NDArray[Any], name: str, what: str) -> NDArray[Any]:
+    """Round values to a type, to nearest with ties to even; NaN and infinity pass through.
+
+    Raises:
+        ExportError: a finite value became infinite; the message starts with `what`.
+    """
+    target = numpy_type(name)
+    if values.dtype == target:
+        return values
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        converted = values.astype(target)
+        overflowed = np.isinf(converted) & np.isfinite(values)
+    if overflowed.any():
+        position = int(np.flatnonzero(overflowed)[0])
+        raise ExportError(
+            f"{what}: {int(overflowed.sum())} values are too large for {name},"
+            f" the first is {values.reshape(-1)[position]} at flat index {position}"
+        )
+    return converted
+
+
+def bits(values: NDArray[Any]) -> NDArray[Any]:
+    """View floating point values as unsigned integers, so that -0.0 differs from 0.0."""
+    return values.view(f"<u{values.dtype.itemsize}")

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Written files, read back by the plain reader; what the writer refuses; byte-level laws."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shb_reader import NUMPY_TYPES, parse_shb
+
+from shira_runtime.export.errors import ExportError
+from shira_runtime.export.writer import AdapterTensor, build_adapter
+
+
+def delta_tensor(name: str = "a.weight", **changes: Any) -> AdapterTensor:
+    tensor = AdapterTensor(
+        name=name,
+        dtype="f32",
+        shape=(4, 5),
+        indices=np.array([0, 3, 19]),
+        values=np.array([1.5, -0.0, 1e-42], dtype=np.float32),
+        kind="delta",
+    )
+    return dataclasses.replace(tensor, **changes)
+
+
+def target_tensor(name: str = "a.weight", **changes: Any) -> AdapterTensor:
+    hashes = {"fingerprint": bytes(range(16)), "base_digest": bytes(range(16, 32))}
+    return delta_tensor(name, **{"kind": "target", **hashes, **changes})
+
+
+def test_the_first_bytes_are_those_of_the_specification() -> None:
+    content = build_adapter("de", [delta_tensor()], {}).content
+    assert content[:16] == b"\x89SHB\r\n\x1a\n\x00\x00\x01\x00\x80\x00\x00\x00"
+    assert struct.unpack_from("<Q", content, 16) == (len(content),)
+    assert content[128:132] == b"\x01\x00\x00\x00"
+    row = content[576 : 576 + 128]
+    assert row[:16] == b"\x02\x00\x00\x00\x08\x00\x00\x00\x01\x02\x01\x01\x01\x00\x00\x00"
+    assert struct.unpack_from("<II", row, 64) == (4, 5)
+    assert content[704:714] == b"dea.weight"
+    assert content[768:770] == b"{}"
+    assert content[832:835] == b"\x00\x02\x0f"  # gaps of 0, 3, 19
+    assert content[896:] == struct.pack("<fff", 1.5, -0.0, 1e-42)
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=60)
+def test_what_is_written_is_what_is_read(data: st.DataObject) -> None:
+    bound = data.draw(st.booleans())
+    names = data.draw(
+        st.lists(
+            st.text(
+                st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=9
+            ),
+            unique=True,
+            min_size=1,
+            max_size=4,
+        )
+    )
+    tensors = []
+    for name in names:
+        shape = tuple(data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=8)))
+        positions = st.integers(0, int(np.prod(shape)) - 1)
+        indices = np.array(sorted(data.draw(st.sets(positions, min_size=1, max_size=50))))
+        dtype = data.draw(st.sampled_from(sorted(NUMPY_TYPES)))
+        floats = st.floats(width=16, allow_nan=False, allow_infinity=False)
+        values = data.draw(st.lists(floats, min_size=indices.size, max_size=indices.size))
+        make = target_tensor if bound else delta_tensor
+        tensors.append(
+            make(
+                name,
+                dtype=dtype,
+                shape=shape,
+                indices=indices,
+                values=np.array(values, dtype=NUMPY_TYPES[dtype]),
+            )
+        )
+    image = build_adapter("ein Adapter", tensors, {"license": "größer"})
+    read = parse_shb(image.content)
+    assert (read["name"], read["bound"]) == ("ein Adapter", bound)
+    assert read["metadata"] == {"license": "größer"}
+    assert read["content_digest"] == image.content_digest.hex()
+    assert list(read["tensors"]) == sorted(names, key=str.encode)
+    for tensor in tensors:
+        found = read["tensors"][tensor.name]
+        assert found["indices"].tolist() == tensor.indices.tolist()
+        assert found["values"].tobytes() == tensor.values.tobytes()
+        assert (found["dtype"], found["shape"]) == (tensor.dtype, tensor.shape)
+        assert (found["fingerprint"], found["base_digest"]) == (
+            tensor.fingerprint,
+            tensor.base_digest,
+        )
+
+
+def test_the_order_of_the_input_does_not_change_a_byte() -> None:
+    tensors = [target_tensor("b"), target_tensor("a"), target_tensor("ä")]
+    forward = build_adapter("x", tensors, {"b": 1, "a": 2}).content
+    assert build_adapter("x", tensors[::-1], {"a": 2, "b": 1}).content == forward
+
+
+def test_a_flip_of_any_byte_and_a_cut_anywhere_are_found_by_the_reader() -> None:
+    content = build_adapter("x", [target_tensor("a"), target_tensor("b")], {}).content
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 0x10
+        with pytest.raises(ValueError):  # noqa: PT011 - the oracle has no error classes
+            parse_shb(bytes(damaged))
+        with pytest.raises(ValueError):  # noqa: PT011
+            parse_shb(content[:position])
+    with pytest.raises(ValueError, match="size"):
+        parse_shb(content + b"\0")
+
+
+BAD_TENSORS = {
+    "no dimensions": ({"shape": ()}, "0 dimensions"),
+    "nine dimensions": ({"shape": (20, *[1] * 8)}, "9 dimensions"),
+    "empty": ({"shape": (0, 5)}, "empty"),
+    "too large": ({"shape": (65536, 65536)}, "more than 4294967295 elements"),
+    "no entries": ({"indices": np.zeros(0, np.int64), "values": np.zeros(0, "f4")}, "0 indices"),
+    "lengths": ({"values": np.zeros(2, np.float32)}, "3 indices and 2 values"),
+    "beyond the end": ({"indices": np.array([0, 3, 20])}, "leave the 20 elements"),
+    "negative": ({"indices": np.array([-1, 3, 19])}, "leave the 20 elements"),
+    "unsorted": ({"indices": np.array([3, 0, 19])}, "not strictly increasing"),
+    "duplicate": ({"indices": np.array([0, 19, 19])}, "not strictly increasing"),
+    "NaN": ({"values": np.array([0, np.nan, 1], np.float32)}, "NaN or infinite"),
+    "infinity": ({"values": np.array([0, -np.inf, 1], np.float16)}, "NaN or infinite"),
+    "double values": ({"values": np.zeros(3)}, "float64 cannot be stored"),
+    "target without base": ({"kind": "target"}, "need fingerprints"),
+    "half a fingerprint": ({"fingerprint": bytes(16)}, "both 16-byte fingerprints"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_TENSORS.values(), ids=BAD_TENSORS)
+def test_a_bad_tensor_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExportError, match=f"tensor a.weight: .*{message}"):
+        build_adapter("x", [delta_tensor(**changes)], {})
+
+
+def test_target_values_in_another_dtype_than_the_base_are_refused() -> None:
+    with pytest.raises(ExportError, match=r"tensor a.weight: .*the base's dtype"):
+        build_adapter("x", [target_tensor(dtype="bf16")], {})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("", "0 bytes"), ("ä" * 513, "1026 bytes"), ("a\n", "control"), ("a\x7f", "control")],
+)
+def test_bad_names_are_refused(name: str, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        build_adapter(name, [delta_tensor()], {})
+    with pytest.raises(ExportError, match=message):
+        build_adapter("x", [delta_tensor(name)], {})
+
+
+def test_a_lone_surrogate_is_refused() -> None:
+    with pytest.raises(ExportError, match="not valid Unicode"):
+        build_adapter("\udc80", [delta_tensor()], {})
+
+
+def test_counts_duplicates_mixtures_and_long_metadata_are_refused() -> None:
+    with pytest.raises(ExportError, match="0 tensors"):
+        build_adapter("x", [], {})
+    with pytest.raises(ExportError, match=r"tensor a.weight: given twice"):
+        build_adapter("x", [delta_tensor(), delta_tensor()], {})
+    with pytest.raises(ExportError, match=r"tensor b: .*fingerprints or none"):
+        build_adapter("x", [target_tensor("a"), delta_tensor("b")], {})
+    with pytest.raises(ExportError, match="metadata"):
+        build_adapter("x", [delta_tensor()], {"description": "x" * (1 << 20)})
+
+
+def test_a_codec_that_does_not_fit_is_refused_by_tensor() -> None:
+    with pytest.raises(ExportError, match=r"tensor a.weight: .*blocks8"):
+        build_adapter("x", [delta_tensor()], {}, "blocks8")
+
+
+def test_every_value_type_keeps_signed_zeros_and_subnormals() -> None:
+    for dtype, numpy_type in NUMPY_TYPES.items():
+        smallest = np.array(ml_dtypes.finfo(numpy_type).smallest_subnormal, dtype=numpy_type)
+        values = np.array([-0.0, smallest, -smallest], dtype=numpy_type)
+        read = parse_shb(build_adapter("x", [delta_tensor(values=values)], {}).content)
+        assert read["tensors"]["a.weight"]["value_dtype"] == dtype
+        assert read["tensors"]["a.weight"]["values"].tobytes() == values.tobytes()
+
+
+def test_xxh3_is_in_canonical_order() -> None:
+    # The fingerprints' byte order is part of the format; this is XXH3-128 of no bytes at all.
+    assert xxhash.xxh3_128(b"").hexdigest() == "99aa06d3014798d86001c324468d497f"
