@@ -41,7 +41,8 @@ Result<const KernelTable*> select_kernels(const char* forced) {
     }
     known += (known.empty() ? "" : ", ") + std::string(isa);
   }
-  return Error{Status::INVALID_ARGUMENT, "there are no kernels \"" + std::string(forced) +
+  return Error{Status::INVALID_ARGUMENT, "there are no kernels \"" +
+                                             std::string(any ? "" : forced) +
                                              "\" (SHIRA_FORCE_KERNEL); this build has " + known};
 }
 
