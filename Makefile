@@ -35,14 +35,13 @@ help: ## say what the commands are
 
 # --- Set-up: one stamp per step ---
 $(STAMPS)/system:
-	@.ci/system-packages
-	@mkdir -p $(STAMPS) && touch $@
+	@.ci/system-packages $@
 
 $(STAMPS)/venv: | $(STAMPS)/system
 	@echo "set-up: $(VENV) with $(PYTHON)"
 	@test -n "$(PYTHON)" || { echo "no Python 3.10 or newer found"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
-	@touch $@
+	@mkdir -p $(STAMPS) && touch $@
 
 # torch goes first: with it in place no other package brings a build of its own.
 $(STAMPS)/torch: constraints.txt | $(STAMPS)/venv
