@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Program: live base weights, the adapters added to them, and the switch between them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from shira_runtime import _core
+from shira_runtime.adapter import Adapter
+from shira_runtime.errors import BaseMismatchError, error_of
+
+__all__ = ["Members", "Program", "SwitchReport", "TensorInfo", "VerifyReport"]
+
+Members = str | Mapping[str, float] | None
+"""What to make active: nothing (the base), one adapter at scale 1, or adapters with scales."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One live weight.
+
+    Attributes:
+        dtype: "f32", "f16" or "bf16".
+        shape: row-major, as in the module (``[out, in]`` for a linear layer).
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SwitchReport:
+    """What one switch did. Times are wall-clock nanoseconds.
+
+    Attributes:
+        tensors_matched: tensors written by the new state or restored from the old one.
+        elements_written: number of stores.
+        elements_changed: elements whose bits differ from before the switch.
+        bytes_written: bytes stored.
+        pages_touched: distinct memory pages with a store, summed over tensors.
+        wait_ns: until forward passes in flight had ended.
+        check_ns: memory still attached, base as expected, originals saved.
+        plan_ns: new values computed.
+        store_ns: weights written.
+        total_ns: all of it.
+        epoch: `Program.epoch` after the switch.
+    """
+
+    tensors_matched: int
+    elements_written: int
+    elements_changed: int
+    bytes_written: int
+    pages_touched: int
+    wait_ns: int
+    check_ns: int
+    plan_ns: int
+    store_ns: int
+    total_ns: int
+    epoch: int
+
+    def to_dict(self) -> dict[str, int]:
+        """All fields, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `Program.verify_base` compared, and found intact.
+
+    Attributes:
+        tensors_checked: number of tensors compared.
+        bytes_checked: number of bytes compared.
+    """
+
+    tensors_checked: int
+    bytes_checked: int
+
+
+class Source(Protocol):
+    """Where a program's weights live, and how to run it; see shira_runtime/sources.py."""
+
+    unpatchable: Mapping[str, str]
+    """Names that no adapter can touch, with the reason."""
+
+    def check_attached(self) -> None:
+        """Raise DETACHED if a weight is no longer in the memory that was registered."""
+
+    def forward(self, inputs: tuple[Any, ...]) -> Any:
+        """Run the model."""
+
+
+class Program:
+    """Live weights of one model, with adapters to switch between.
+
+    Made by `load_program` (ExecuTorch), `from_torch` and `from_numpy`; the weights are patched
+    where they are, so whoever else uses them sees every switch. The Program keeps them alive. Dropping
+    it leaves the weights as they are: switch to None first to leave the base.
+
+    Every failed call leaves weights and state as they were. Any thread may call any method; a
+    switch waits for the forward passes that run through `forward`, and they wait for it. Other ways
+    to run the model are not held back by this.
+
+    Example::
+
+        >>> import numpy, shira_runtime
+        >>> weight = numpy.zeros((2, 3), numpy.float32)
+        >>> program = shira_runtime.from_numpy({"layer.weight": weight})
+        >>> program.add_adapter("ones.shb")
+        'ones'
+        >>> program.switch("ones").elements_written
+        2
+        >>> weight
+        array([[0., 1., 0.],
+               [0., 0., 1.]], dtype=float32)
+        >>> with program.using({"ones": 0.5}):
+        ...     weight.sum()
+        np.float32(1.0)
+        >>> program.active
+        {'ones': 1.0}
+        >>> report = program.switch(None)
+        >>> weight.any()
+        np.False_
+    """
+
+    def __init__(self, core: _core.Program, source: Source) -> None:
+        self._core = core
+        self._source = source
+        self._forwards = threading.local()
+
+    # --- adapters ---
+
+    def add_adapter(
+        self,
+        adapter: str | os.PathLike[str] | Adapter,
+        name: str | None = None,
+        *,
+        allow_unverified_base: bool = False,
+        allow_partial: bool = False,
+    ) -> str:
+        """Bind an adapter to the weights of the same names; nothing is written yet.
+
+        Args:
+            adapter: a path of a .shb file, or an opened one.
+            name: what to call it here; by default the name stored in the file.
+            allow_unverified_base: accept a file without base fingerprints. Nothing then tells
+                whether it was made for these weights.
+            allow_partial: accept a file with tensors that the program does not have, as long as one
+                matches.
+
+        Returns:
+            The name it goes by.
+
+        Raises:
+            BaseMismatchError: UNKNOWN_TENSOR, SHAPE_MISMATCH, DTYPE_MISMATCH, SHARED_STORAGE or
+                UNVERIFIED_BASE; the values themselves are compared at the first switch, or by
+                `check_adapter`.
+            UsageError: DUPLICATE_NAME.
+            FormatError, UnsupportedError, FileError: see `Adapter.open`.
+        """
+        opened = adapter if isinstance(adapter, Adapter) else Adapter.open(adapter)
+        try:
+            return self._core.add_adapter(
+                opened._core, name or "", allow_unverified_base, allow_partial
+            )
+        except BaseMismatchError as error:
+            reason = self._source.unpatchable.get(error.tensor or "")
+            if error.status != "UNKNOWN_TENSOR" or reason is None:
+                raise
+            raise error_of(
+                "UNKNOWN_TENSOR", f"cannot be patched: {reason}", tensor=error.tensor
+            ) from None
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter that is not active.
+
+        Raises:
+            UsageError: ADAPTER_IN_USE or UNKNOWN_ADAPTER.
+        """
+        self._core.remove_adapter(name)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters added."""
+        return tuple(self._core.adapter_names())
+
+    def check_adapter(self, name: str) -> None:
+        """Compare an adapter's fingerprints with the base, without writing.
+
+        Raises:
+            BaseMismatchError: BASE_MISMATCH, naming the first tensor that differs.
+            UsageError: UNKNOWN_ADAPTER.
+        """
+        self._require_no_forward("check_adapter")
+        self._source.check_attached()
+        self._core.check_adapter(name)
+
+    # --- switching ---
+
+    def switch(self, adapters: Members = None, *, wait: bool = True) -> SwitchReport:
+        """Make exactly these adapters active, in one step from whatever is active now.
+
+        The weights become a function of the base, the adapters and the scales alone: neither history
+        nor order matters. A position that one adapter touches at scale 1 takes the exported value
+        as it is. None restores the base byte for byte. All checks come before the first store.
+
+        Args:
+            adapters: None (the base), a name (at scale 1), or names with scales (the paper's
+                alpha; a scale of 0 is the same as leaving the adapter out).
+            wait: wait for forward passes and other switches in flight; else raise BusyError.
+
+        Returns:
+            What was done. Switching to what is active already does nothing and reports zeros.
+
+        Raises:
+            UsageError: UNKNOWN_ADAPTER, or INVALID_ARGUMENT for a scale that is not finite.
+            BaseMismatchError: BASE_MISMATCH (wrong or already patched base), or NON_FINITE_RESULT.
+            AttachError: DETACHED or READ_ONLY: the memory is no longer the one that was attached.
+            BusyError: something is in flight and `wait` is false; or the call comes from inside a
+                forward pass of the same thread, which could never end.
+        """
+        members = _parse_members(adapters)
+        self._require_no_forward("switch")
+        self._source.check_attached()
+        return SwitchReport(**self._core.switch_to(members, wait))
+
+    def try_switch(self, adapters: Members = None) -> SwitchReport:
+        """Switch if that is possible at once, as `switch` with ``wait=False``.
+
+        Raises:
+            BusyError: a forward pass or another switch is in flight; and as `switch`.
+        """
+        return self.switch(adapters, wait=False)
+
+    def revert(self) -> SwitchReport:
+        """Restore the base, as ``switch(None)``."""
+        return self.switch(None)
+
+    def hard_revert(self) -> SwitchReport:
+        """Restore the base by dropping the memory's private pages, so that the file shows through.
+
+        Frees the memory that switching has cost, undoes what anybody else has written, and makes the
+        next switch pay its page faults again.
+
+        Raises:
+            UsageError: NOT_SUPPORTED: the weights do not come from a mapped file.
+            AttachError: DETACHED: the file or the memory is another one by now.
+        """
+        self._require_no_forward("hard_revert")
+        self._source.check_attached()
+        return SwitchReport(**self._core.hard_revert())
+
+    @contextmanager
+    def using(self, adapters: Members) -> Iterator[SwitchReport]:
+        """Switch for the length of a ``with`` block, then go back to what was active before.
+
+        Also goes back when the block raises; blocks may be nested.
+
+        Args:
+            adapters: as for `switch`.
+
+        Yields:
+            The report of the switch.
+        """
+        before = self.active
+        report = self.switch(adapters)
+        try:
+            yield report
+        finally:
+            self.switch(before)
+
+    # --- running ---
+
+    def forward(self, *inputs: Any) -> Any:
+        """Run the model while no switch can happen.
+
+        Args:
+            inputs: for an ExecuTorch program torch tensors, numpy arrays or Python numbers, in the
+                shapes and dtypes of the exported method; for a torch module whatever it takes.
+
+        Returns:
+            For an ExecuTorch program a list of torch tensors, one per output of the method; for a
+            torch module whatever it returns.
+
+        Raises:
+            UsageError: NOT_SUPPORTED for plain arrays, or inputs that the method refuses.
+        """
+        depth = getattr(self._forwards, "depth", 0)
+        if depth == 0:
+            self._core.begin_forward()
+        self._forwards.depth = depth + 1
+        try:
+            return self._source.forward(inputs)
+        finally:
+            self._forwards.depth = depth
+            if depth == 0:
+                self._core.end_forward()
+
+    # --- state ---
+
+    def verify_base(self) -> VerifyReport:
+        """Compare every weight with its source, with the active adapters' entries put back.
+
+        The source is the program's file, or for torch and numpy a digest taken when the weight was
+        registered. Finds what anybody has written anywhere.
+
+        Raises:
+            BaseMismatchError: BASE_MODIFIED, naming the tensors that differ.
+        """
+        self._require_no_forward("verify_base")
+        self._source.check_attached()
+        tensors_checked, bytes_checked, modified = self._core.verify_base()
+        if modified:
+            places = [
+                name if offset is None else f"{name} (from byte {offset} on)"
+                for name, offset in modified
+            ]
+            raise error_of(
+                "BASE_MODIFIED",
+                f"{len(places)} of {tensors_checked} tensors differ from their source outside the"
+                f" active adapters: {', '.join(places)}",
+                tensor=modified[0][0],
+            )
+        return VerifyReport(tensors_checked, bytes_checked)
+
+    @property
+    def active(self) -> dict[str, float]:
+        """The active adapters with their scales; empty for the base."""
+        return dict(self._core.active())
+
+    @property
+    def epoch(self) -> int:
+        """A number that grows by one exactly when weights change."""
+        return self._core.epoch()
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits over what differs from the base: equal exactly when the weights are equal.
+
+        A key for whatever was computed with the weights, such as KV and prompt caches.
+        """
+        return self._core.digest().hex()
+
+    @property
+    def threads(self) -> int:
+        """Threads for checks and stores, 1 to 64; may be set, and never changes a result."""
+        return self._core.thread_count()
+
+    @threads.setter
+    def threads(self, count: int) -> None:
+        self._core.set_thread_count(count)
+
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """The weights that adapters can touch, by name."""
+        return {name: TensorInfo(dtype, shape) for name, dtype, shape, _ in self._core.tensors()}
+
+    @property
+    def unpatchable(self) -> dict[str, str]:
+        """Weights that no adapter can touch, by name, each with the reason."""
+        return dict(self._source.unpatchable)
+
+    def __repr__(self) -> str:
+        active = " + ".join(f"{scale:g} {name}" for name, scale in self.active.items()) or "base"
+        return f"<Program: {len(self.tensors)} tensors, {len(self.adapters)} adapters, {active}>"
+
+    def _require_no_forward(self, call: str) -> None:
+        if getattr(self._forwards, "depth", 0) > 0:
+            raise error_of("BUSY", f"{call} was called inside a forward pass of the same thread")
+
+
+def _parse_members(adapters: Members) -> list[tuple[str, float]]:
+    if adapters is None:
+        return []
+    if isinstance(adapters, str):
+        return [(adapters, 1.0)]
+    if not isinstance(adapters, Mapping):
+        raise error_of(
+            "INVALID_ARGUMENT",
+            f"expected None, a name or a mapping of names to scales, got {type(adapters).__name__}",
+        )
+    members = []
+    for name, scale in adapters.items():
+        try:
+            members.append((str(name), float(scale)))
+        except (TypeError, ValueError):
+            raise error_of(
+                "INVALID_ARGUMENT", f"scale of {name} is {scale!r}, not a number"
+            ) from None
+    return members

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where live weights come from: ExecuTorch programs, torch modules and numpy arrays."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shira_runtime import _core
+from shira_runtime.errors import error_of
+from shira_runtime.program import Program
+
+__all__ = ["from_numpy", "from_torch", "load_program"]
+
+_MAXIMUM_ELEMENTS = 2**32 - 1
+_MAXIMUM_RANK = 8
+
+
+def load_program(
+    path: str | os.PathLike[str],
+    data_path: str | os.PathLike[str] | None = None,
+    *,
+    method: str = "forward",
+) -> Program:
+    """Load an ExecuTorch program and make its weights switchable.
+
+    Needs the ``executorch`` extra. The program's mapping of the file becomes private to this process
+    and writable; the file itself is never written. Only constants that the program names can be
+    switched (``shira program`` exports them so), and only those that no delegate has packed:
+    `Program.unpatchable` lists the others.
+
+    Args:
+        path: a .pte file.
+        data_path: the .ptd file with the program's weights, if they are not in the .pte.
+        method: the method that `Program.forward` runs.
+
+    Raises:
+        FormatError: a file is malformed.
+        FileError: a file cannot be read.
+        UsageError: the program has no such method, or ExecuTorch refuses to load it.
+        AttachError: the weights cannot be found in memory.
+    """
+    paths = [os.fspath(p) for p in (path, data_path) if p is not None]
+    files = [_core.ProgramFile.read(os.fsencode(p)) for p in paths]
+    try:
+        runtime = importlib.import_module("executorch.runtime").Runtime.get()
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"loading a program needs ExecuTorch: pip install 'shira-runtime[executorch]' ({error})"
+        ) from error
+    try:
+        # ExecuTorch's program must outlive its methods, so the source below keeps both.
+        loaded = runtime.load_program(paths[0], data_path=paths[1] if len(paths) > 1 else None)
+        if method not in loaded.method_names:
+            known = ", ".join(sorted(loaded.method_names))
+            raise error_of("INVALID_ARGUMENT", f"{paths[0]} has no method {method!r}, only {known}")
+        live = loaded.load_method(method)
+    except RuntimeError as error:
+        hint = "" if data_path else " (are its weights in a .ptd file? Then data_path names it)"
+        raise error_of(
+            "INVALID_ARGUMENT", f"ExecuTorch cannot load {method!r} of {paths[0]}: {error}{hint}"
+        ) from error
+
+    core, unpatchable = _core.Program(), {}
+    for file, file_path in zip(files, paths, strict=True):
+        anchors = []
+        for tensor in file.tensors:
+            if not tensor.patchable:
+                unpatchable[tensor.name] = tensor.why_not
+                continue
+            try:
+                address = live._method.get_attribute(tensor.name).data_ptr()
+            except RuntimeError:
+                unpatchable[tensor.name] = (
+                    f"method {method!r} does not hold it: unused or delegated"
+                )
+            else:
+                anchors.append((tensor.name, address))
+        if anchors:
+            core.attach_file(os.fsencode(file_path), anchors)
+    return Program(core, _ExecutorchSource(loaded, live, unpatchable))
+
+
+def from_torch(module: Any) -> Program:
+    """Make the weights of a torch module switchable, in place.
+
+    Covers the parameters and buffers that are f32, f16 or bf16, on the CPU and contiguous;
+    `Program.unpatchable` lists the others. Tied parameters are covered under each of their names, and
+    patching them is refused: it would change the others. The module's autograd does not see the
+    stores, so do not switch between a forward and its backward pass.
+
+    Args:
+        module: a torch.nn.Module. The Program keeps its weights' memory. Moving the module (``to``,
+            ``half``) or replacing a weight gives it other memory; the next switch then raises
+            AttachError (DETACHED), and a new Program is needed.
+    """
+    torch = importlib.import_module("torch")
+    dtypes = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+    weights = {
+        f"{prefix}.{key}" if prefix else key: (table, key, tensor)
+        for prefix, owner in module.named_modules(remove_duplicate=False)
+        for table in (owner._parameters, owner._buffers)
+        for key, tensor in table.items()
+        if tensor is not None
+    }
+    unpatchable = {
+        name: reason
+        for name, (_, _, tensor) in weights.items()
+        if (reason := _torch_obstacle(torch, tensor, dtypes) or _size_obstacle(tuple(tensor.shape)))
+    }
+    # A transposed view of a weight cannot be patched, but would change with it.
+    views = {_torch_storage(weights[name][2]): name for name in unpatchable}
+    core, places, keep = _core.Program(), [], [module]
+    for name, (table, key, tensor) in weights.items():
+        view = views.get(_torch_storage(tensor))
+        if name not in unpatchable and view is not None:
+            unpatchable[name] = f"it shares its storage with {view}, which cannot be patched"
+        if name in unpatchable:
+            continue
+        address = tensor.data_ptr()
+        core.add_tensor(name, dtypes[tensor.dtype], tuple(tensor.shape), address)
+        places.append((name, _torch_address(table, key), address))
+        # An alias: after `parameter.data = other`, the parameter alone would let go of it.
+        keep.append(tensor.detach())
+    return Program(core, _MemorySource(places, keep, unpatchable, module))
+
+
+def from_numpy(
+    arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str] | None = None
+) -> Program:
+    """Make numpy arrays switchable, in place.
+
+    Args:
+        arrays: weights by name: float32, float16, or bfloat16 (as ml_dtypes.bfloat16, or as uint16
+            bits together with `dtypes`); C-contiguous, writeable, in native byte order. The Program
+            keeps them.
+        dtypes: "bf16" for the names of uint16 arrays that hold bfloat16 bits.
+
+    Raises:
+        UsageError: an array that is none of this.
+        AttachError: READ_ONLY: an array that is not writeable.
+    """
+    core = _core.Program()
+    places: list[_Place] = []
+    for name, array in arrays.items():
+        dtype = _numpy_dtype(name, array, (dtypes or {}).get(name))
+        reason = _size_obstacle(array.shape)
+        if not array.dtype.isnative:
+            reason = "the array is not in native byte order"
+        elif not array.flags.c_contiguous:
+            reason = "the array is not C-contiguous"
+        if reason:
+            raise error_of("INVALID_ARGUMENT", reason, tensor=name)
+        if not array.flags.writeable:
+            raise error_of("READ_ONLY", "the array is not writeable", tensor=name)
+        core.add_tensor(name, dtype, array.shape, array.ctypes.data)
+        places.append((name, _numpy_address(array), array.ctypes.data))
+    return Program(core, _MemorySource(places, [dict(arrays)], {}, None))
+
+
+_Place = tuple[str, Callable[[], int], int]
+"""Name of a weight, how to ask for its address now, and its address when it was registered."""
+
+
+class _MemorySource:
+    """Weights in memory that Python objects own, and might have given up."""
+
+    def __init__(
+        self, places: list[_Place], keep: list[Any], unpatchable: Mapping[str, str], module: Any
+    ) -> None:
+        self.unpatchable = unpatchable
+        self._places = places
+        self._keep = keep
+        self._module = module
+
+    def check_attached(self) -> None:
+        for name, address_now, address in self._places:
+            if address_now() != address:
+                raise error_of(
+                    "DETACHED",
+                    "its owner holds other memory by now (was the module moved or converted, or the"
+                    " weight replaced?); make a new Program",
+                    tensor=name,
+                )
+
+    def forward(self, inputs: tuple[Any, ...]) -> Any:
+        if self._module is None:
+            raise error_of("NOT_SUPPORTED", "plain arrays have no forward pass")
+        return self._module(*inputs)
+
+
+class _ExecutorchSource:
+    """A loaded ExecuTorch method; the core itself watches its mapped memory."""
+
+    def __init__(self, program: Any, method: Any, unpatchable: Mapping[str, str]) -> None:
+        self.unpatchable = unpatchable
+        self._program = program
+        self._method = method
+        # A method computes in one set of buffers, so two calls at a time would mix.
+        self._lock = threading.Lock()
+
+    def check_attached(self) -> None:
+        pass
+
+    def forward(self, inputs: tuple[Any, ...]) -> list[Any]:
+        torch = importlib.import_module("torch")
+        tensors = [
+            torch.from_numpy(np.require(value, requirements=["C", "W"]))
+            if isinstance(value, np.ndarray)
+            else value
+            for value in inputs
+        ]
+        with self._lock:
+            try:
+                return list(self._method.execute(tensors))
+            except RuntimeError as error:
+                shown = ", ".join(
+                    f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+                    if isinstance(value, torch.Tensor)
+                    else repr(value)
+                    for value in tensors
+                )
+                raise error_of(
+                    "INVALID_ARGUMENT", f"ExecuTorch refused inputs ({shown}): {error}"
+                ) from error
+
+
+def _torch_obstacle(torch: Any, tensor: Any, dtypes: Mapping[Any, str]) -> str | None:
+    if tensor.dtype not in dtypes:
+        return f"its dtype is {str(tensor.dtype).removeprefix('torch.')}, not f32, f16 or bf16"
+    if tensor.device.type != "cpu":
+        return f"it is on {tensor.device}, not on the CPU"
+    if tensor.layout != torch.strided or not tensor.is_contiguous():
+        return "it is not contiguous in row-major order"
+    return None
+
+
+def _torch_storage(tensor: Any) -> int:
+    """Address of the tensor's storage; for the kinds without one a number that no other tensor has."""
+    try:
+        return int(tensor.untyped_storage().data_ptr()) or id(tensor)
+    except (NotImplementedError, RuntimeError):
+        return id(tensor)
+
+
+def _size_obstacle(shape: tuple[int, ...]) -> str | None:
+    if not 1 <= len(shape) <= _MAXIMUM_RANK:
+        return f"it has {len(shape)} dimensions, not 1 to {_MAXIMUM_RANK}"
+    if not 1 <= np.prod(shape, dtype=object) <= _MAXIMUM_ELEMENTS:
+        return f"its shape {shape} has no elements or more than {_MAXIMUM_ELEMENTS}"
+    return None
+
+
+def _numpy_dtype(name: str, array: NDArray[Any], declared: str | None) -> str:
+    if not isinstance(array, np.ndarray):
+        raise error_of("INVALID_ARGUMENT", f"is {type(array).__name__}, not an array", tensor=name)
+    if array.dtype == np.uint16 and declared == "bf16":
+        return "bf16"
+    found = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(array.dtype.name)
+    if found is None or declared not in (None, found):
+        hint = "; for bfloat16 bits give dtypes={name: 'bf16'}" if array.dtype == np.uint16 else ""
+        wanted = declared or "float32, float16 or bfloat16"
+        raise error_of(
+            "INVALID_ARGUMENT", f"its dtype is {array.dtype}, expected {wanted}{hint}", tensor=name
+        )
+    return found
+
+
+def _torch_address(table: Mapping[str, Any], key: str) -> Callable[[], int]:
+    def address_now() -> int:
+        tensor = table.get(key)
+        return 0 if tensor is None else int(tensor.data_ptr())
+
+    return address_now
+
+
+def _numpy_address(array: NDArray[Any]) -> Callable[[], int]:
+    return lambda: array.ctypes.data
