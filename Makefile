@@ -4,7 +4,6 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.SECONDARY:
 .DEFAULT_GOAL := help
 
 # --- Variables a user may set: make test JOBS=4 ---
@@ -115,6 +114,7 @@ test-python: setup
 # no torch in these environments: the tests that need it are reported as skipped.
 WHEEL_PIP = .venv-$*/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
+.PRECIOUS: .venv-%/packages .venv-%/wheel
 .venv-%/packages: pyproject.toml constraints.txt
 	@echo "set-up: .venv-$*"
 	@$$(.ci/find-python $*) -m venv .venv-$*
