@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Types of the extension module; csrc/python/bindings.cpp is the code, the C++ headers are the contracts.
+# Types of the extension module csrc/python/bindings.cpp; the C++ headers are its contracts.
 from collections.abc import Sequence
 from typing import Any, final
 

@@ -62,8 +62,8 @@ class Adapter:
     def tensors(self) -> Mapping[str, _core.AdapterTensor]:
         """The tensors by name, in ascending order of the names.
 
-        Each has ``shape`` (of the whole weight), ``dtype`` ("f32", "f16" or "bf16"), ``nnz`` (number
-        of entries), ``value_kind`` ("target" or "delta"), and as new arrays of shape (nnz,)
+        Each has ``shape`` (of the whole weight), ``dtype`` ("f32", "f16" or "bf16"), ``nnz``
+        (number of entries), ``value_kind`` ("target" or "delta"), and as new arrays of shape (nnz,)
         ``indices()`` (uint32 flat row-major indices, ascending), ``values()`` (float32, widened
         exactly) and ``bits()`` (uint32 or uint16, as stored).
         """

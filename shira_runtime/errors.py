@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exceptions: one class per kind of trouble, built over the error list of csrc/include/shira/status.def.
+"""The exceptions: one class per kind of trouble, built over the core's one list of codes.
 
-That list gives each code its number, name and exception class. The code is in ``status``; the
-classes are few, so that ``except`` clauses stay short::
+The list, csrc/include/shira/status.def, gives each code its number, name and exception class. The
+code is in ``status``; the classes are few, so that ``except`` clauses stay short::
 
     ShiraError
         UsageError (ValueError)       a call that makes no sense: unknown adapter, bad scale
@@ -139,7 +139,7 @@ def make_error(
 
 
 def error_of(status: str, message: str, *, tensor: str | None = None) -> ShiraError:
-    """Build the exception for a code by its name in status.def, for the Python side of the package."""
+    """Build the exception for a code by its name, for the Python side of the package."""
     return make_error(_NUMBERS[status], message, tensor=tensor)
 
 

@@ -98,8 +98,8 @@ class Program:
     """Live weights of one model, with adapters to switch between.
 
     Made by `load_program` (ExecuTorch), `from_torch` and `from_numpy`; the weights are patched
-    where they are, so whoever else uses them sees every switch. The Program keeps them alive. Dropping
-    it leaves the weights as they are: switch to None first to leave the base.
+    where they are, so whoever else uses them sees every switch. The Program keeps them alive.
+    Dropping it leaves the weights as they are: switch to None first to leave the base.
 
     Every failed call leaves weights and state as they were. Any thread may call any method; a
     switch waits for the forward passes that run through `forward`, and they wait for it. Other ways
@@ -204,9 +204,9 @@ class Program:
     def switch(self, adapters: Members = None, *, wait: bool = True) -> SwitchReport:
         """Make exactly these adapters active, in one step from whatever is active now.
 
-        The weights become a function of the base, the adapters and the scales alone: neither history
-        nor order matters. A position that one adapter touches at scale 1 takes the exported value
-        as it is. None restores the base byte for byte. All checks come before the first store.
+        The weights become a function of the base, the adapters and the scales alone: neither
+        history nor order matters. A position that one adapter touches at scale 1 takes the exported
+        value as it is. None restores the base byte for byte. All checks come before the first store.
 
         Args:
             adapters: None (the base), a name (at scale 1), or names with scales (the paper's
@@ -243,8 +243,8 @@ class Program:
     def hard_revert(self) -> SwitchReport:
         """Restore the base by dropping the memory's private pages, so that the file shows through.
 
-        Frees the memory that switching has cost, undoes what anybody else has written, and makes the
-        next switch pay its page faults again.
+        Frees the memory that switching has cost, undoes what anybody else has written, and makes
+        the next switch pay its page faults again.
 
         Raises:
             UsageError: NOT_SUPPORTED: the weights do not come from a mapped file.

@@ -30,8 +30,8 @@ def load_program(
 ) -> Program:
     """Load an ExecuTorch program and make its weights switchable.
 
-    Needs the ``executorch`` extra. The program's mapping of the file becomes private to this process
-    and writable; the file itself is never written. Only constants that the program names can be
+    Needs the ``executorch`` extra. The program's mapping of the file becomes private to this
+    process and writable; the file itself is never written. Only constants that the program names can be
     switched (``shira program`` exports them so), and only those that no delegate has packed:
     `Program.unpatchable` lists the others.
 
@@ -91,8 +91,8 @@ def from_torch(module: Any) -> Program:
     """Make the weights of a torch module switchable, in place.
 
     Covers the parameters and buffers that are f32, f16 or bf16, on the CPU and contiguous;
-    `Program.unpatchable` lists the others. Tied parameters are covered under each of their names, and
-    patching them is refused: it would change the others. The module's autograd does not see the
+    `Program.unpatchable` lists the others. Tied parameters are covered under each of their names,
+    and patching them is refused: it would change the others. The module's autograd does not see the
     stores, so do not switch between a forward and its backward pass.
 
     Args:
@@ -242,7 +242,7 @@ def _torch_obstacle(torch: Any, tensor: Any, dtypes: Mapping[Any, str]) -> str |
 
 
 def _torch_storage(tensor: Any) -> int:
-    """Address of the tensor's storage; for the kinds without one a number that no other tensor has."""
+    """Address of the tensor's storage; for kinds without one a number of its own."""
     try:
         return int(tensor.untyped_storage().data_ptr()) or id(tensor)
     except (NotImplementedError, RuntimeError):
