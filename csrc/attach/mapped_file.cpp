@@ -1,0 +1,318 @@
+// The copy-on-write remap of a loaded program, and the region that watches over it.
+// SPDX-License-Identifier: Apache-2.0
+#include "attach/mapped_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "attach/mapping_plan.h"
+#include "attach/program_file.h"
+
+namespace shira {
+namespace {
+
+/// What tells whether a file was rewritten in place.
+struct FileState {
+  uint64_t size_bytes = 0;
+  int64_t modified_s = 0;
+  int64_t modified_ns = 0;
+
+  bool operator==(const FileState& other) const {
+    return size_bytes == other.size_bytes && modified_s == other.modified_s &&
+           modified_ns == other.modified_ns;
+  }
+};
+
+/// The open file behind the regions of one attach. Holding it open keeps its inode from being
+/// reused by another file, whatever happens to the path.
+class SourceFile {
+ public:
+  SourceFile(int descriptor, std::string path) : descriptor_(descriptor), path_(std::move(path)) {}
+  ~SourceFile() { close(descriptor_); }
+  SourceFile(const SourceFile&) = delete;
+  SourceFile& operator=(const SourceFile&) = delete;
+
+  int descriptor() const { return descriptor_; }
+  const std::string& path() const { return path_; }
+
+  Error error(Status status, std::string message) const {
+    return Error{status, std::move(message), path_, {}, kNoOffset};
+  }
+
+  Error system_error(const char* what, int code) const {
+    return error(code == ENOMEM || code == EAGAIN ? Status::OUT_OF_MEMORY : Status::IO_ERROR,
+                 std::string(what) + ": " + strerror(code));
+  }
+
+  Result<FileState> state() const {
+    struct stat status {};
+    if (fstat(descriptor_, &status) != 0) return system_error("fstat failed", errno);
+    return FileState{static_cast<uint64_t>(status.st_size), status.st_mtim.tv_sec,
+                     status.st_mtim.tv_nsec};
+  }
+
+  /// Asks the kernel by mapping a page: what it shows in /proc/self/maps need not be stat's answer.
+  Result<FileIdentity> identity() const {
+    void* probe = mmap(nullptr, page_bytes(), PROT_NONE, MAP_PRIVATE, descriptor_, 0);
+    if (probe == MAP_FAILED) return system_error("the file cannot be mapped", errno);
+    Result<ProcessMaps> maps = ProcessMaps::read();
+    munmap(probe, page_bytes());
+    if (!maps.ok()) return maps.error();
+    const MemoryArea* area = maps.value().find(reinterpret_cast<uintptr_t>(probe));
+    if (area == nullptr) return error(Status::IO_ERROR, "a new mapping of the file does not show");
+    return FileIdentity{area->device, area->inode};
+  }
+
+ private:
+  const int descriptor_;
+  const std::string path_;
+};
+
+/// One remapped span.
+class MappedRegion final : public Region {
+ public:
+  MappedRegion(std::shared_ptr<const SourceFile> file, FileIdentity identity, FileState state,
+               PageSpan span)
+      : file_(std::move(file)), identity_(identity), state_(state), span_(span) {}
+
+  Result<void> check(const ProcessMaps& maps, const uint8_t* data,
+                     uint64_t size_bytes) const override {
+    SHIRA_ASSIGN(const uint64_t offset_bytes, file_offset(data, size_bytes));
+    SHIRA_ASSIGN(const FileState now, file_->state());
+    // A store beyond the end of the file would be SIGBUS.
+    if (now.size_bytes < offset_bytes + size_bytes) {
+      return Error{Status::TRUNCATED,
+                   "the file was truncated to " + std::to_string(now.size_bytes) +
+                       " bytes after it was attached; the tensor ends at byte " +
+                       std::to_string(offset_bytes + size_bytes),
+                   file_->path(),
+                   {},
+                   offset_bytes};
+    }
+    const auto begin = reinterpret_cast<uintptr_t>(data);
+    return check_pages(maps, begin, begin + static_cast<uintptr_t>(size_bytes));
+  }
+
+  bool has_source() const override { return true; }
+
+  Result<void> read_source(const uint8_t* data, uint64_t size_bytes, uint8_t* out) const override {
+    SHIRA_ASSIGN(const uint64_t offset_bytes, file_offset(data, size_bytes));
+    SHIRA_TRY(check_unchanged());
+    uint64_t done_bytes = 0;
+    while (done_bytes < size_bytes) {
+      const ssize_t got =
+          pread(file_->descriptor(), out + done_bytes, static_cast<size_t>(size_bytes - done_bytes),
+                static_cast<off_t>(offset_bytes + done_bytes));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return file_->system_error("the file cannot be read", errno);
+      if (got == 0)
+        return file_->error(Status::DETACHED, "the file was truncated while it was read");
+      done_bytes += static_cast<uint64_t>(got);
+    }
+    return {};
+  }
+
+  Result<void> hard_revert() override {
+    SHIRA_TRY(check_unchanged());
+    // Dropping pages of memory that belongs to somebody else by now would destroy it, so that the
+    // whole span is looked at, not just the tensors that the caller has checked.
+    SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read());
+    SHIRA_TRY(check_pages(maps, span_.begin, span_.end()));
+    void* begin = reinterpret_cast<void*>(span_.begin);
+    const auto size_bytes = static_cast<size_t>(span_.size_bytes);
+    if (madvise(begin, size_bytes, MADV_DONTNEED) == 0) return {};
+    // EINVAL is the kernel's answer for locked pages: the application may have locked all it has.
+    if (errno == EINVAL && munlock(begin, size_bytes) == 0 &&
+        madvise(begin, size_bytes, MADV_DONTNEED) == 0) {
+      return {};
+    }
+    return file_->error(Status::NOT_SUPPORTED,
+                        std::string("the private pages cannot be dropped: ") + strerror(errno));
+  }
+
+ private:
+  Result<uint64_t> file_offset(const uint8_t* data, uint64_t size_bytes) const {
+    const auto address = reinterpret_cast<uintptr_t>(data);
+    if (address < span_.begin || address > span_.end() || size_bytes > span_.end() - address) {
+      return file_->error(Status::INVALID_ARGUMENT, "the bytes lie outside the attached mapping");
+    }
+    return span_.file_offset_bytes + (address - span_.begin);
+  }
+
+  Result<void> check_unchanged() const {
+    SHIRA_ASSIGN(const FileState now, file_->state());
+    if (now == state_) return {};
+    return file_->error(Status::DETACHED, "the file was modified on disk after it was attached");
+  }
+
+  /// Every area of [begin, end) must still be the private, writable view of the same file bytes.
+  Result<void> check_pages(const ProcessMaps& maps, uintptr_t begin, uintptr_t end) const {
+    for (uintptr_t address = begin; address < end;) {
+      const MemoryArea* area = maps.find(address);
+      const uint64_t expected_bytes = span_.file_offset_bytes + (address - span_.begin);
+      if (area == nullptr) {
+        return detached(expected_bytes, "its program was unloaded: nothing is mapped there now");
+      }
+      if (!identity_.is_of(*area) || area->shared ||
+          area->file_offset_bytes + (address - area->begin) != expected_bytes) {
+        return detached(expected_bytes, "its memory was reused after the program was unloaded: " +
+                                            (area->path.empty() ? std::string("anonymous memory")
+                                                                : std::string(area->path)) +
+                                            " is mapped there now");
+      }
+      if (!area->readable || !area->writable) {
+        return Error{Status::READ_ONLY,
+                     "the mapping was made read-only after it was attached",
+                     file_->path(),
+                     {},
+                     expected_bytes};
+      }
+      address = area->end;
+    }
+    return {};
+  }
+
+  Error detached(uint64_t offset_bytes, std::string message) const {
+    return Error{Status::DETACHED, std::move(message), file_->path(), {}, offset_bytes};
+  }
+
+  const std::shared_ptr<const SourceFile> file_;
+  const FileIdentity identity_;
+  const FileState state_;
+  const PageSpan span_;
+};
+
+/// NOT_MAPPED is misleading when the program was loaded from a file that has since been replaced:
+/// then the kernel shows the path of the old one.
+Error explain_not_mapped(Error error, const ProcessMaps& maps) {
+  char resolved[PATH_MAX];
+  if (error.status != Status::NOT_MAPPED || realpath(error.file.c_str(), resolved) == nullptr) {
+    return error;
+  }
+  const std::string deleted = std::string(resolved) + " (deleted)";
+  const bool was_replaced = std::any_of(
+      maps.areas().begin(), maps.areas().end(),
+      [&](const MemoryArea& area) { return area.path == resolved || area.path == deleted; });
+  if (was_replaced) {
+    error.status = Status::DETACHED;
+    error.message = "the file was replaced by another one after the program was loaded from it";
+  }
+  return error;
+}
+
+/// Private mappings of the spans at addresses of their own. They take their places one by one, and
+/// what has not taken its place yet is unmapped with this object.
+class Staging {
+ public:
+  explicit Staging(const SourceFile& file) : file_(file) {}
+  ~Staging() {
+    for (const Staged& staged : staged_) munmap(staged.memory, staged.size_bytes());
+  }
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+
+  /// Whatever can fail for want of memory fails here, before the program's mapping is touched.
+  Result<void> add(const PageSpan& span) {
+    const auto size_bytes = static_cast<size_t>(span.size_bytes);
+    // mlockall(MCL_FUTURE) locks the new mapping, and pages that may be written would be copied
+    // into memory at once. Without access none is, and unlocked before access is given, none ever.
+    void* memory = mmap(nullptr, size_bytes, PROT_NONE, MAP_PRIVATE, file_.descriptor(),
+                        static_cast<off_t>(span.file_offset_bytes));
+    if (memory == MAP_FAILED) return cannot_map();
+    staged_.push_back({memory, span});
+    munlock(memory, size_bytes);
+    if (mprotect(memory, size_bytes, PROT_READ | PROT_WRITE) != 0) return cannot_map();
+    return {};
+  }
+
+  /// Moves each mapping over the program's own. One move is one step for readers: a forward pass
+  /// meanwhile sees the old pages or the new ones, and both show the file.
+  Result<void> commit() {
+    size_t moved = 0;
+    for (; moved < staged_.size(); ++moved) {
+      const Staged& staged = staged_[moved];
+      void* target = reinterpret_cast<void*>(staged.span.begin);
+      if (mremap(staged.memory, staged.size_bytes(), staged.size_bytes(),
+                 MREMAP_MAYMOVE | MREMAP_FIXED, target) == MAP_FAILED) {
+        break;
+      }
+    }
+    if (moved == staged_.size()) {
+      staged_.clear();
+      return {};
+    }
+    const Error error = cannot_map();
+    // The failed move may have unmapped its target: give that back as well.
+    for (size_t i = 0; i <= moved; ++i) {
+      mmap(reinterpret_cast<void*>(staged_[i].span.begin), staged_[i].size_bytes(), PROT_READ,
+           MAP_SHARED | MAP_FIXED, file_.descriptor(),
+           static_cast<off_t>(staged_[i].span.file_offset_bytes));
+    }
+    staged_.erase(staged_.begin(), staged_.begin() + static_cast<std::ptrdiff_t>(moved));
+    return error;
+  }
+
+ private:
+  struct Staged {
+    void* memory;
+    PageSpan span;
+    size_t size_bytes() const { return static_cast<size_t>(span.size_bytes); }
+  };
+
+  Error cannot_map() const {
+    return file_.system_error("a copy-on-write mapping of the file cannot be made", errno);
+  }
+
+  const SourceFile& file_;
+  std::vector<Staged> staged_;
+};
+
+}  // namespace
+
+Result<std::vector<TensorSpec>> attach_mapped_file(const std::string& path,
+                                                   const std::vector<Anchor>& anchors) {
+  // A FIFO would block open() for ever without O_NONBLOCK, which regular files ignore.
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) {
+    return Error{Status::IO_ERROR,
+                 std::string("the file cannot be opened: ") + strerror(errno),
+                 path,
+                 {},
+                 kNoOffset};
+  }
+  const auto source = std::make_shared<const SourceFile>(descriptor, path);
+  SHIRA_ASSIGN(const FileState state, source->state());
+  SHIRA_ASSIGN(const ProgramFile file, read_program_file(descriptor, path));
+  SHIRA_ASSIGN(const FileIdentity identity, source->identity());
+  SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read());
+  Result<MappingPlan> plan = plan_mappings(file, anchors, maps, identity, page_bytes());
+  if (!plan.ok()) return explain_not_mapped(std::move(plan.error()), maps);
+
+  Staging staging(*source);
+  for (const PageSpan& span : plan.value().spans) SHIRA_TRY(staging.add(span));
+  std::vector<std::shared_ptr<Region>> regions;
+  for (const PageSpan& span : plan.value().spans) {
+    regions.push_back(std::make_shared<MappedRegion>(source, identity, state, span));
+  }
+  std::vector<TensorSpec> specs;
+  for (const PlannedTensor& planned : plan.value().tensors) {
+    const ProgramTensor& tensor = file.tensors[planned.tensor_index];
+    specs.push_back({tensor.name, tensor.dtype, tensor.dims,
+                     reinterpret_cast<uint8_t*>(planned.address), regions[planned.span_index],
+                     tensor.shares_storage_with});
+  }
+  SHIRA_TRY(staging.commit());
+  return specs;
+}
+
+}  // namespace shira
