@@ -44,11 +44,11 @@ class Planner {
     for (const PageSpan& run : runs_) {
       if (address < run.begin || address >= run.end()) continue;
       const uint64_t offset_bytes = run.file_offset_bytes + (address - run.begin);
-      if (offset_bytes != tensor.bytes.offset_bytes) {
+      if (offset_bytes != tensor.offset_bytes) {
         return error(Status::DETACHED, tensor,
                      "the program has it at byte " + std::to_string(offset_bytes) +
                          " of the file, the file's tables at byte " +
-                         std::to_string(tensor.bytes.offset_bytes));
+                         std::to_string(tensor.offset_bytes));
       }
       if (!covers({run.file_offset_bytes, run.size_bytes}, pages)) {
         return error(Status::DETACHED, tensor,
@@ -110,7 +110,7 @@ class Planner {
   }
 
   Error error(Status status, const ProgramTensor& tensor, std::string message) const {
-    return Error{status, std::move(message), file_.path, tensor.name, tensor.bytes.offset_bytes};
+    return Error{status, std::move(message), file_.path, tensor.name, tensor.offset_bytes};
   }
 
   const ProgramFile& file_;
@@ -219,7 +219,7 @@ Result<MappingPlan> plan_mappings(const ProgramFile& file, const std::vector<Anc
     const PageSpan& span = spans.back();
     plan.tensors.push_back(
         {tensor_index, 0,
-         span.begin + static_cast<uintptr_t>(tensor.bytes.offset_bytes - span.file_offset_bytes)});
+         span.begin + static_cast<uintptr_t>(tensor.offset_bytes - span.file_offset_bytes)});
   }
   assign_spans(std::move(spans), &plan);
   return plan;

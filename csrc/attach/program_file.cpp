@@ -185,6 +185,8 @@ class TableReader {
                            "the constants lie in segment " + std::to_string(segment_index) +
                                ", and there are " + std::to_string(segments.size()));
     }
+    file_->constants_offset_bytes = segments[segment_index].offset_bytes;
+    file_->constants_size_bytes = segments[segment_index].size_bytes;
     const FlatVector plans = root.vector(kProgramExecutionPlan, sizeof(uint32_t));
     for (uint32_t p = 0; p < plans.count && buffer_->ok(); ++p) {
       const FlatTable plan = root.item(plans, p);
@@ -264,20 +266,21 @@ class TableReader {
     const bool known = type != std::end(kScalarTypes);
     ProgramTensor tensor;
     tensor.name = std::string(name);
-    tensor.bytes = {room.offset_bytes, known ? type->bytes : uint64_t{1}};
+    tensor.offset_bytes = room.offset_bytes;
+    tensor.size_bytes = known ? type->bytes : 1;
     tensor.load = load;
     for (uint32_t i = 0; i < sizes.count; ++i) {
       const auto extent = buffer_->number<int32_t>(sizes.position + sizeof(int32_t) * uint64_t{i});
-      if (extent < 0 || !checked_mul(tensor.bytes.size_bytes, static_cast<uint64_t>(extent),
-                                     &tensor.bytes.size_bytes)) {
+      if (extent < 0 ||
+          !checked_mul(tensor.size_bytes, static_cast<uint64_t>(extent), &tensor.size_bytes)) {
         return buffer_->fail(sizes.position, "a constant has an impossible shape");
       }
       tensor.dims.push_back(static_cast<uint32_t>(extent));
     }
-    if (tensor.bytes.size_bytes > room.size_bytes) {
-      return buffer_->fail(table.position(),
-                           "a constant of " + std::to_string(tensor.bytes.size_bytes) +
-                               " bytes has room for " + std::to_string(room.size_bytes));
+    if (tensor.size_bytes > room.size_bytes) {
+      return buffer_->fail(table.position(), "a constant of " + std::to_string(tensor.size_bytes) +
+                                                 " bytes has room for " +
+                                                 std::to_string(room.size_bytes));
     }
     if (known && type->patchable) {
       tensor.dtype = type->dtype;
@@ -287,8 +290,8 @@ class TableReader {
     }
     if (!is_row_major(dim_order, tensor.dims))
       forbid(&tensor, "its elements are not in row-major order");
-    if (tensor.bytes.size_bytes == 0) forbid(&tensor, "it is empty");
-    if (known && tensor.bytes.offset_bytes % type->bytes != 0) forbid(&tensor, "it is misaligned");
+    if (tensor.size_bytes == 0) forbid(&tensor, "it is empty");
+    if (known && tensor.offset_bytes % type->bytes != 0) forbid(&tensor, "it is misaligned");
     if (buffer_->ok()) file_->tensors.push_back(std::move(tensor));
   }
 
@@ -327,7 +330,7 @@ class TableReader {
 /// constants stays as one tensor that no adapter can patch. Sorts by name.
 void merge_names(std::vector<ProgramTensor>* tensors) {
   const auto key = [](const ProgramTensor& t) {
-    return std::tie(t.name, t.bytes.offset_bytes, t.bytes.size_bytes, t.dims);
+    return std::tie(t.name, t.offset_bytes, t.size_bytes, t.dims);
   };
   std::sort(tensors->begin(), tensors->end(),
             [&key](const auto& a, const auto& b) { return key(a) < key(b); });
@@ -335,7 +338,7 @@ void merge_names(std::vector<ProgramTensor>* tensors) {
   for (ProgramTensor& tensor : *tensors) {
     ProgramTensor* previous = kept == 0 ? nullptr : &(*tensors)[kept - 1];
     if (previous != nullptr && previous->name == tensor.name) {
-      if (previous->bytes == tensor.bytes && previous->dims == tensor.dims &&
+      if (previous->same_bytes_as(tensor) && previous->dims == tensor.dims &&
           previous->dtype == tensor.dtype && previous->why_not == tensor.why_not) {
         continue;
       }
@@ -356,13 +359,12 @@ void merge_names(std::vector<ProgramTensor>* tensors) {
 void mark_shared_storage(std::vector<ProgramTensor>* tensors) {
   std::vector<ProgramTensor*> order;
   for (ProgramTensor& tensor : *tensors) {
-    if (tensor.bytes.size_bytes != 0) order.push_back(&tensor);
+    if (tensor.size_bytes != 0) order.push_back(&tensor);
   }
-  std::stable_sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
-    return a->bytes.offset_bytes < b->bytes.offset_bytes;
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [](const auto* a, const auto* b) { return a->offset_bytes < b->offset_bytes; });
   const auto mark = [](ProgramTensor* tensor, const ProgramTensor& other) {
-    if (tensor->bytes == other.bytes) {
+    if (tensor->same_bytes_as(other)) {
       tensor->shares_storage_with = other.name.empty() ? kUnnamed : other.name;
     } else {
       tensor->patchable = false;
@@ -372,11 +374,11 @@ void mark_shared_storage(std::vector<ProgramTensor>* tensors) {
   };
   ProgramTensor* furthest = nullptr;  // of those so far, the one that ends last
   for (ProgramTensor* tensor : order) {
-    if (furthest != nullptr && tensor->bytes.offset_bytes < furthest->bytes.end_bytes()) {
+    if (furthest != nullptr && tensor->offset_bytes < furthest->end_bytes()) {
       mark(tensor, *furthest);
       mark(furthest, *tensor);
     }
-    if (furthest == nullptr || tensor->bytes.end_bytes() > furthest->bytes.end_bytes()) {
+    if (furthest == nullptr || tensor->end_bytes() > furthest->end_bytes()) {
       furthest = tensor;
     }
   }
@@ -387,6 +389,7 @@ Result<ProgramFile> parse_tables(const Head& head, const uint8_t* bytes, uint64_
   ProgramFile file;
   file.path = path;
   file.file_bytes = file_bytes;
+  file.is_ptd = head.is_flat_tensor;
   Flatbuffer buffer(bytes, static_cast<size_t>(head.flatbuffer_end_bytes));
   SHIRA_TRY(TableReader(head, &buffer, &file).read());
   merge_names(&file.tensors);

@@ -29,17 +29,26 @@ struct ProgramTensor {
   std::string name;  // FQN
   Dtype dtype = Dtype::f32;
   std::vector<uint32_t> dims;
-  FileRange bytes;
+  uint64_t offset_bytes = 0;
+  uint64_t size_bytes = 0;
   FileRange load;  // what the loader maps in one piece: a .pte's constant segment, a .ptd's tensor
   bool patchable = true;
   std::string why_not;
   std::string shares_storage_with;  // another constant with exactly these bytes, or empty
+
+  uint64_t end_bytes() const { return offset_bytes + size_bytes; }
+  bool same_bytes_as(const ProgramTensor& other) const {
+    return offset_bytes == other.offset_bytes && size_bytes == other.size_bytes;
+  }
 };
 
 /// A file's named constants. Every range lies inside the file.
 struct ProgramFile {
   std::string path;
   uint64_t file_bytes = 0;
+  bool is_ptd = false;
+  uint64_t constants_offset_bytes = 0;  // a .pte's constant segment
+  uint64_t constants_size_bytes = 0;
   /// Everything that a loader may map in one piece, one item per load: the flatbuffer, and each
   /// segment of a .pte or each named constant of a .ptd.
   std::vector<FileRange> loads;
