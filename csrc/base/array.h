@@ -19,6 +19,13 @@ class Array {
 
  public:
   Array() = default;
+  Array(Array&& other) noexcept
+      : elements_(std::move(other.elements_)), size_(std::exchange(other.size_, 0)) {}
+  Array& operator=(Array&& other) noexcept {
+    elements_ = std::move(other.elements_);
+    size_ = std::exchange(other.size_, 0);
+    return *this;
+  }
 
   /// Allocates `count` elements. Fails with OUT_OF_MEMORY (also when count * sizeof(T) overflows),
   /// never throws.

@@ -1,4 +1,4 @@
-// AdapterFile: an opened .shb file (docs/FORMAT.md). Opening validates everything; what it hands out is safe to use.
+// AdapterFile: an opened and wholly validated .shb file (docs/FORMAT.md).
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -12,17 +12,16 @@
 #include "base/dtype.h"
 #include "base/hash.h"
 #include "base/result.h"
+#include "format/index_codec.h"
 #include "format/index_list.h"
 
 namespace shira {
 
-enum class IndexCodec : uint8_t { gaps8 = 1, gaps16 = 2, runs = 3, blocks8 = 4, blocks16 = 5 };
 enum class ValueKind : uint8_t { target = 0, delta = 1 };
 
 constexpr size_t kMaxRank = 8;
 
-const char* index_codec_name(IndexCodec codec);  // "gaps8", ...
-const char* value_kind_name(ValueKind kind);     // "target", "delta"
+const char* value_kind_name(ValueKind kind);  // "target", "delta"
 
 /// One tensor of an adapter. Pointers into the file's bytes live as long as the AdapterFile.
 struct AdapterTensor {
@@ -57,8 +56,9 @@ struct SectionInfo {
 /// Immutable once opened, so it may be shared between threads and programs.
 class AdapterFile {
  public:
-  /// Reads the whole file into owned memory (a file that changes or shrinks later cannot hurt) and validates it.
-  /// Errors carry `path` and the byte offset of the offending field. Not a regular file, unreadable: IO_ERROR.
+  /// Reads the whole file into owned memory (a file that changes or shrinks later cannot hurt) and
+  /// validates it. Errors carry `path` and the byte offset of the offending field. Not a regular
+  /// file, unreadable: IO_ERROR.
   static Result<std::shared_ptr<const AdapterFile>> open(const std::string& path);
 
   /// The same over bytes that are copied; `label` stands for the path in errors.

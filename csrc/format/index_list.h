@@ -9,9 +9,9 @@
 
 namespace shira {
 
-/// Strictly increasing flat indices, all below the tensor's element count. Exactly one of the two arrays is filled:
-/// run- and block-coded masks stay runs, so that they cost a copy per run and not a store per entry. Touching runs
-/// (end of one = start of the next) are allowed here.
+/// Strictly increasing flat indices, all below the tensor's element count. Exactly one of the two
+/// arrays is filled: run- and block-coded masks stay runs, so that they cost a copy per run and not
+/// a store per entry. Between two runs lies at least one element.
 struct IndexList {
   Array<uint32_t> entries;   // (entry_count,) or empty
   Array<Run> runs;           // (run count,) or empty
