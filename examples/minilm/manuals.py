@@ -128,9 +128,7 @@ def _align_pages(english_page: Path, foreign_page: Path) -> list[tuple[str, str]
     def signature(blocks: list[tuple[str, str]]) -> list[str]:
         return [f"{tag}{min(len(text) // 120, 4)}" for tag, text in blocks]
 
-    matcher = difflib.SequenceMatcher(
-        None, signature(english), signature(foreign), autojunk=False
-    )
+    matcher = difflib.SequenceMatcher(None, signature(english), signature(foreign), autojunk=False)
     if matcher.ratio() < 0.9:
         return []
     return [
