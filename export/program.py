@@ -15,14 +15,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import os
 import re
 import sys
 import tempfile
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,23 +36,26 @@ from executorch.exir import (
 from executorch.exir.lowered_backend_module import get_lowered_submodules
 from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.schema import ExtraTensorInfo, TensorDataLocation
-from shira_runtime.export.program_file import (
-    NAME_MAP_METHOD,
-    ProgramTensor,
-    read_program_tensors,
-    shared_storage,
-)
 from torch import Tensor, nn
 
-__all__ = ["Backend", "ProgramExportError", "ProgramReport", "export_program", "program_command"]
+from .errors import ExportError
+from .output import check_output, write_output
+from .program_file import NAME_MAP_METHOD, ProgramTensor, read_program_tensors, shared_storage
+
+__all__ = ["Backend", "ProgramReport", "export_program", "program_command"]
 
 Backend = Literal["portable", "xnnpack"]
 
 _EXTERNAL_TAG = "weights"
 
-
-class ProgramExportError(ValueError):
-    """The program cannot be written, or adapters could not be switched in it safely."""
+# Decomposed, a linear layer copies its transposed weight in every forward, and a reflection padding
+# becomes eight operators and six constants. ExecuTorch has kernels for both as they are.
+_PRESERVED_OPERATORS = [
+    torch.ops.aten.linear.default,
+    torch.ops.aten.reflection_pad1d.default,
+    torch.ops.aten.reflection_pad2d.default,
+    torch.ops.aten.reflection_pad3d.default,
+]
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class ProgramReport:
         unused: parameters that no output depends on; they are not in the program.
         missing: parameters that are used and yet not in the program, or not with the module's
             bytes (empty unless allow_missing).
-        shared: groups of names with one storage: a write to one changes the others.
+        shared: groups of names with one storage: a write to one changes the others. A constant
+            that is not the module's, such as the 2 in 2 * x, appears as "#" and a number.
         name_map: program name -> training name, as stored in the program.
         export_seconds: wall time of the whole export, checks included.
     """
@@ -129,22 +132,20 @@ def export_program(
         The report. Each file appears complete or not at all.
 
     Raises:
-        ProgramExportError: a request that makes no sense, or a program that fails a check; nothing
-            has been written.
-        FileExistsError: a file is there already, and `force` is not set.
+        ExportError: a request that makes no sense, a file that is there already (without force), or
+            a program that fails a check; nothing has been written.
     """
     started = time.perf_counter()
     output = _new_file(output, ".pte", force)
     data_path = None if data_path is None else _new_file(data_path, ".ptd", force)
     if backend not in ("portable", "xnnpack"):
-        raise ProgramExportError(f"unknown backend {backend!r}, expected portable or xnnpack")
+        raise ExportError(f"unknown backend {backend!r}, expected portable or xnnpack")
     if module.training:
-        raise ProgramExportError("the module is in training mode; call .eval() before the export")
+        raise ExportError("the module is in training mode; call .eval() before the export")
     names = dict(name_map or {})
     _check_name_map(module, names)
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+    with tempfile.TemporaryDirectory(prefix="shira-program-") as folder:
         written = Path(folder, "program.pte")
         lowered = _lower(
             module, example_inputs, written, backend, dynamic_shapes, names, data_path is not None
@@ -153,22 +154,24 @@ def export_program(
         written_data = Path(folder, f"{_EXTERNAL_TAG}.ptd")
         if data_path is not None:
             if not written_data.exists():
-                raise ProgramExportError(f"no constant is left for {data_path}")
+                raise ExportError(f"no constant is left for {data_path}")
             tensors |= _placed(written_data, data_path)
         _check_layout(tensors)
         shared = _shared_groups(module, tensors, allow_shared)
+        # Constants that the compiler made, such as the 2 in 2 * x, count only where they share.
+        known = {name for name, _ in _named_tensors(module)}
+        tensors = {name: tensor for name, tensor in tensors.items() if name in known}
         missing = _missing_parameters(
             module, tensors, {output: written, data_path: written_data}, lowered, shared
         )
         if missing and not allow_missing:
-            raise ProgramExportError(
+            raise ExportError(
                 "the program has lost, renamed or changed these parameters, so no adapter could"
                 f" reach them: {', '.join(missing)} (allow_missing lists them instead)"
             )
         if data_path is not None:
-            data_path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(written_data, data_path)
-        os.replace(written, output)
+            write_output(data_path, written_data.read_bytes(), force)
+        write_output(output, written.read_bytes(), force)
     return ProgramReport(
         output,
         data_path,
@@ -197,8 +200,9 @@ def program_command(
     """Export what a function of the user's returns: the body of `shira program`.
 
     Args:
-        factory: "package.module:function" or "path/to/file.py:function". Called without arguments,
-            it returns (module, example_inputs) or (module, example_inputs, dynamic_shapes).
+        factory: "package.module:function" or "path/to/file.py:function", found as if Python ran in
+            the current folder. Called without arguments, it returns (module, example_inputs) or
+            (module, example_inputs, dynamic_shapes).
         output: the .pte to write.
         data_path: a .ptd for the weights.
         backend: "portable" or "xnnpack".
@@ -209,18 +213,18 @@ def program_command(
         force: replace existing files.
 
     Raises:
-        ProgramExportError: the factory cannot be found or returns something else; and as
+        ExportError: the factory cannot be found or returns something else; and as
             export_program. What the factory itself raises passes through.
     """
     made = _load_factory(factory)()
     if not isinstance(made, tuple) or len(made) not in (2, 3) or not isinstance(made[0], nn.Module):
-        raise ProgramExportError(
+        raise ExportError(
             f"{factory} must return (module, example_inputs) or"
             f" (module, example_inputs, dynamic_shapes), not {type(made).__name__}"
         )
     module, example_inputs, *rest = made
     if not isinstance(example_inputs, tuple):
-        raise ProgramExportError(
+        raise ExportError(
             f"{factory}: example_inputs must be a tuple, not {type(example_inputs).__name__}"
         )
     return export_program(
@@ -255,7 +259,7 @@ class _NamedConstants(MemoryPlanningPass):  # type: ignore[misc]
         self._hidden = hidden
 
     def run(self, graph_module: Any, graph_signature: Any = None) -> Any:
-        names = _constant_names(graph_signature)
+        names = _module_names(graph_signature)
         # The runtime copies the buffers that forward changes; their bytes in the file are dead.
         unnamed = self._hidden | set(graph_signature.buffers_to_mutate.values())
         for node in graph_module.graph.nodes:
@@ -292,9 +296,8 @@ def _lower(
         edge = to_edge_transform_and_lower(
             exported,
             partitioner=[XnnpackPartitioner()] if backend == "xnnpack" else None,
-            # Without preserve_ops a linear layer copies its transposed weight in every forward.
             compile_config=EdgeCompileConfig(
-                preserve_ops=[torch.ops.aten.linear.default], _check_ir_validity=False
+                preserve_ops=_PRESERVED_OPERATORS, _check_ir_validity=False
             ),
             constant_methods={NAME_MAP_METHOD: json.dumps(name_map)} if name_map else None,
         )
@@ -302,13 +305,21 @@ def _lower(
         delegated = frozenset(
             name
             for _, part, _ in get_lowered_submodules(remaining.graph_module)
-            for name in _constant_names(part.original_module.graph_signature).values()
+            for name in _module_names(part.original_module.graph_signature).values()
         )
         # A weight that a delegate has packed may also be used outside of it. Nobody may patch that
         # half alone, so it stays in the program without a name.
-        names = _constant_names(remaining.graph_signature)
+        names = _module_names(remaining.graph_signature)
+        # ExecuTorch turns a reshape into a view without a copy, but fails at that (or records the
+        # shape of the view for the parameter) where the reshaped constant goes to a .ptd.
+        reshapes_constant = any(
+            "view_copy" in str(node.target) and node.args[0].name in names
+            for node in remaining.graph.nodes
+            if node.op == "call_function"
+        )
         program = edge.to_executorch(
             ExecutorchBackendConfig(
+                remove_view_copy=not (is_external and reshapes_constant),
                 memory_planning_pass=_NamedConstants(delegated),
                 external_constants=(
                     (lambda node: None if names.get(node.name) in delegated else _EXTERNAL_TAG)
@@ -324,25 +335,27 @@ def _lower(
     return _Lowered(tuple(sorted(delegated)), unused)
 
 
-def _constant_names(signature: Any) -> dict[str, str]:
-    """Placeholder -> name in the module, for parameters, buffers and lifted constants."""
-    return {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
+def _module_names(signature: Any) -> dict[str, str]:
+    """Placeholder -> name in the module, for parameters and buffers."""
+    return {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
 
 
 def _placed(written: Path, final: Path) -> dict[str, ProgramTensor]:
-    found = read_program_tensors(written)
+    found = read_program_tensors(written, include_unnamed=True)
     return {name: replace(tensor, file=final) for name, tensor in found.items()}
 
 
+def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer under each of its names."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
 def _check_layout(tensors: Mapping[str, ProgramTensor]) -> None:
-    permuted = [t for t in tensors.values() if not t.is_contiguous]
+    permuted = [tensor for tensor in tensors.values() if not tensor.is_contiguous]
     if permuted:
-        listed = ", ".join(f"{t.name} {t.dim_order}" for t in permuted)
-        raise ProgramExportError(
+        listed = ", ".join(f"{tensor.name} {tensor.dim_order}" for tensor in permuted)
+        raise ExportError(
             "these tensors are not row-major in the program, so an adapter's flat indices would"
             f" address other elements: {listed}; call"
             " module.to(memory_format=torch.contiguous_format) before the export"
@@ -364,7 +377,8 @@ def _shared_groups(
             group |= tied.get(name, set())
     in_file = set().union(*groups) if groups else set()
     groups += [set(g) for g in aliases.values() if len(g) > 1 and not in_file.intersection(g)]
-    shared = tuple(sorted(tuple(sorted(group)) for group in groups))
+    known = {name for name, _ in _named_tensors(module)}
+    shared = tuple(sorted(tuple(sorted(group)) for group in groups if group & known))
 
     def is_trained(name: str) -> bool:
         parameter = parameters.get(name)
@@ -372,7 +386,7 @@ def _shared_groups(
 
     refused = [group for group in shared if any(is_trained(name) for name in group)]
     if refused and not allow_shared:
-        raise ProgramExportError(
+        raise ExportError(
             "ExecuTorch stores equal contents once, so a write to one of these tensors would change"
             f" the others: {'; '.join(' = '.join(group) for group in refused)}"
             " (allow_shared lists them instead; do that only if no adapter touches them)"
@@ -407,51 +421,47 @@ def _missing_parameters(
 
 
 def _check_name_map(module: nn.Module, name_map: Mapping[str, str]) -> None:
-    known = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    known |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    known = {name for name, _ in _named_tensors(module)}
     unknown = sorted(set(name_map) - known)
     if unknown:
-        raise ProgramExportError(f"the name map has names that the module lacks: {unknown[:5]}")
+        raise ExportError(f"the name map has names that the module lacks: {unknown[:5]}")
     training = [name_map.get(name, name) for name in known]
     if len(set(training)) != len(training):
         twice = sorted({name for name in training if training.count(name) > 1})
-        raise ProgramExportError(f"the name map gives one name to several tensors: {twice[:5]}")
+        raise ExportError(f"the name map gives one name to several tensors: {twice[:5]}")
 
 
 def _new_file(path: str | Path, suffix: str, force: bool) -> Path:
     path = Path(path)
     if path.suffix != suffix:
-        raise ProgramExportError(f"{path}: expected a file name that ends in {suffix}")
-    if path.exists() and not force:
-        raise FileExistsError(f"{path}: exists already; --force or force=True replaces it")
+        raise ExportError(f"{path}: expected a file name that ends in {suffix}")
+    check_output(path, force)
     return path
 
 
 def _load_factory(factory: str) -> Callable[[], Any]:
     place, _, attribute = factory.rpartition(":")
+    if str(Path.cwd()) not in sys.path:  # a console script does not look there by itself
+        sys.path.insert(0, str(Path.cwd()))
     if not place or not attribute:
-        raise ProgramExportError(
-            f"{factory!r}: expected package.module:function or file.py:function"
-        )
+        raise ExportError(f"{factory!r}: expected package.module:function or file.py:function")
     if place.endswith(".py"):
         path = Path(place).resolve()
         if not path.is_file():
-            raise ProgramExportError(f"{place}: no such file")
+            raise ExportError(f"{place}: no such file")
         specification = importlib.util.spec_from_file_location(path.stem, path)
         assert specification is not None
         assert specification.loader is not None
-        # As when the file is run as a script: it may import its neighbours.
-        sys.path.insert(0, str(path.parent))
         module = importlib.util.module_from_spec(specification)
         specification.loader.exec_module(module)
     else:
         try:
             module = importlib.import_module(place)
         except ModuleNotFoundError as error:
-            raise ProgramExportError(f"{factory}: {error}") from None
+            raise ExportError(f"{factory}: {error}") from None
     function = getattr(module, attribute, None)
     if not callable(function):
-        raise ProgramExportError(f"{place} has no function {attribute}")
+        raise ExportError(f"{place} has no function {attribute}")
     return function  # type: ignore[no-any-return]
 
 
@@ -462,11 +472,11 @@ def _renamed(module: nn.Module, rules: Sequence[str]) -> dict[str, str]:
         for rule in rules:
             pattern, separator, replacement = rule.partition("=")
             if not separator:
-                raise ProgramExportError(f"{rule!r}: expected REGEX=SUB")
+                raise ExportError(f"{rule!r}: expected REGEX=SUB")
             try:
                 renamed = re.sub(pattern, replacement, renamed)
             except re.error as error:
-                raise ProgramExportError(f"{rule!r}: {error}") from None
+                raise ExportError(f"{rule!r}: {error}") from None
         if renamed != name:
             name_map[name] = renamed
     return name_map

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import ExportError
+
 #: Name of the constant method in which a program carries its name map (JSON, program -> training).
 NAME_MAP_METHOD = "shira_name_map"
 
@@ -59,7 +61,7 @@ _FLAT_SEGMENTS, _FLAT_NAMED = 1, 2
 _NAMED_KEY, _NAMED_SEGMENT, _NAMED_LAYOUT = 0, 1, 2
 
 
-class ProgramFormatError(ValueError):
+class ProgramFormatError(ExportError):
     """A .pte or .ptd file is damaged, truncated or of a kind that this reader does not know."""
 
     def __init__(self, path: Path, offset_bytes: int, problem: str) -> None:
@@ -114,12 +116,18 @@ class ProgramTensor:
         return values.reshape(self.shape)
 
 
-def read_program_tensors(path: str | Path) -> dict[str, ProgramTensor]:
-    """List the named constants whose bytes lie in a .pte or .ptd file, in file order of definition.
+def read_program_tensors(
+    path: str | Path, *, include_unnamed: bool = False
+) -> dict[str, ProgramTensor]:
+    """List the named constants whose bytes lie in a .pte or .ptd file, in order of definition.
 
     A .pte that keeps its weights in a .ptd gives only what lies in the .pte itself: pass the .ptd.
     Constants without a name and buffers that the program copies into its arena are left out: no
     adapter can name the former, and a write to the file's mapping would not reach the latter.
+
+    Args:
+        path: the file.
+        include_unnamed: list constants without a name as well, as "#" and a number.
 
     Raises:
         ProgramFormatError: the file is not a well-formed .pte or .ptd.
@@ -130,17 +138,23 @@ def read_program_tensors(path: str | Path) -> dict[str, ProgramTensor]:
     if magic == b"FT01":
         found = _flat_tensor_entries(path)
     elif magic == b"ET12":
-        found = _program_entries(path)
+        found = _program_entries(path, include_unnamed)
     else:
         raise ProgramFormatError(
             path, 4, f"expected the identifier ET12 (.pte) or FT01 (.ptd), found {magic!r}"
         )
     tensors: dict[str, ProgramTensor] = {}
     for position, tensor in found:
-        # Two methods of one program may name the same constant; they must mean the same bytes.
-        if tensors.setdefault(tensor.name, tensor) != tensor:
+        # A program may describe a constant several times: once for each method, and once for each
+        # view of it, which has another shape. The parameter itself comes first.
+        first = tensors.setdefault(tensor.name, tensor)
+        if (first.offset_bytes, first.size_bytes, first.dtype) != (
+            tensor.offset_bytes,
+            tensor.size_bytes,
+            tensor.dtype,
+        ):
             raise ProgramFormatError(
-                path, position, f"tensor {tensor.name} is described twice, and differently"
+                path, position, f"tensor {tensor.name} has two places: it is described twice"
             )
     return tensors
 
@@ -399,7 +413,7 @@ def _described_tensor(
     return ProgramTensor(name, dtype, shape, dim_order, start, size_bytes, buffer.path)
 
 
-def _program_entries(path: Path) -> Iterator[tuple[int, ProgramTensor]]:
+def _program_entries(path: Path, include_unnamed: bool) -> Iterator[tuple[int, ProgramTensor]]:
     buffer, segments_start = _open_program(path)
     root = buffer.root()
     segments = _segments(root, _PROGRAM_SEGMENTS, segments_start)
@@ -418,15 +432,13 @@ def _program_entries(path: Path) -> Iterator[tuple[int, ProgramTensor]]:
                 continue
             table = value.required_table(_VALUE, "a tensor")
             extra = table.table(_TENSOR_EXTRA)
-            name = extra.string(_EXTRA_NAME) if extra is not None else None
             constant_index = table.scalar(_TENSOR_BUFFER, 4)
-            if (
-                not name
-                or extra is None
-                or extra.scalar(_EXTRA_LOCATION, 1) == _EXTERNAL
-                or table.table(_TENSOR_ALLOCATION) is not None
-                or constant_index == 0
-            ):
+            name = extra.string(_EXTRA_NAME) if extra is not None else None
+            if not name and include_unnamed:
+                name = f"#{constant_index}"
+            is_external = extra is not None and extra.scalar(_EXTRA_LOCATION, 1) == _EXTERNAL
+            is_planned = table.table(_TENSOR_ALLOCATION) is not None
+            if not name or is_external or is_planned or constant_index == 0:
                 continue
             if constant_index >= len(offsets):
                 raise buffer.error(
