@@ -1,5 +1,5 @@
-// Program: live base weights, the adapters added to them, and the switch between them. The heart of the runtime.
-// SPDX-License-Identifier: Apache-2.0
+// Program: live base weights, the adapters added to them, and the switch between them. The heart of
+// the runtime. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <cstdint>
@@ -8,23 +8,12 @@
 #include <utility>
 #include <vector>
 
-#include "base/dtype.h"
 #include "base/hash.h"
 #include "base/result.h"
 #include "format/adapter_file.h"
-#include "runtime/region.h"
+#include "runtime/tensor_spec.h"
 
 namespace shira {
-
-/// One live weight tensor, row-major and contiguous.
-struct TensorSpec {
-  std::string name;  // FQN
-  Dtype dtype = Dtype::f32;
-  std::vector<uint32_t> dims;
-  uint8_t* data = nullptr;         // aligned to the element size
-  std::shared_ptr<Region> region;  // keeps or checks the memory
-  std::string shares_storage_with;  // name of another tensor with the same bytes in the file; patching is then refused
-};
 
 /// One adapter of an active set.
 struct Member {
@@ -35,7 +24,8 @@ struct Member {
 struct AddOptions {
   std::string name;                    // empty: the name in the file
   bool allow_unverified_base = false;  // accept an adapter without fingerprints
-  bool allow_partial = false;          // accept tensors that the program does not have (at least one must match)
+  bool allow_partial =
+      false;  // accept tensors that the program does not have (at least one must match)
 };
 
 /// What one switch did (law I8). Times are wall-clock nanoseconds.
@@ -44,19 +34,21 @@ struct SwitchReport {
   uint64_t elements_written = 0;  // stores
   uint64_t elements_changed = 0;  // elements whose bits differ from before this switch
   uint64_t bytes_written = 0;
-  uint64_t pages_touched = 0;     // distinct pages with a store, summed over tensors
-  uint64_t wait_ns = 0;           // for the gate
-  uint64_t check_ns = 0;          // regions still attached, base fingerprints, originals saved
-  uint64_t plan_ns = 0;           // new values computed
-  uint64_t store_ns = 0;          // weights written
+  uint64_t pages_touched = 0;  // distinct pages with a store, summed over tensors
+  uint64_t wait_ns = 0;        // for the gate
+  uint64_t check_ns = 0;       // regions still attached, base fingerprints, originals saved
+  uint64_t plan_ns = 0;        // new values computed
+  uint64_t store_ns = 0;       // weights written
   uint64_t total_ns = 0;
-  uint64_t epoch = 0;             // after the switch
+  uint64_t epoch = 0;  // after the switch
 };
 
 /// One tensor that verify_base() found modified.
 struct ModifiedTensor {
   std::string name;
-  uint64_t first_offset_bytes = kNoOffset;  // of the first differing byte, where the source could be compared bytewise
+  uint64_t first_offset_bytes =
+      kNoOffset;        // of the first differing byte, where the source could be compared bytewise
+  std::string adapter;  // intact, but not the base that this adapter was made for; empty otherwise
 };
 
 struct VerifyReport {
@@ -65,7 +57,10 @@ struct VerifyReport {
   std::vector<ModifiedTensor> modified;  // empty: the base is intact
 };
 
-/// Thread-safe: every method may be called from any thread. Switches and forwards exclude each other through the gate.
+/// Thread-safe: every method may be called from any thread. Switches and forwards exclude each
+/// other through the gate. Between its own begin_forward and end_forward a thread must not call
+/// what passes the gate itself (switch_to without BUSY, hard_revert, check_adapter, verify_base,
+/// add_tensor, remove_adapter): it would wait for itself.
 class Program {
  public:
   Program();
@@ -73,52 +68,67 @@ class Program {
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
 
-  /// Registers a live tensor and records its digest (for verify_base) unless its region has a source to compare with.
-  /// DUPLICATE_NAME; SHARED_STORAGE when the bytes partly overlap another tensor (equal spans are recorded as shared);
-  /// READ_ONLY, DETACHED from the region; INVALID_ARGUMENT (null, misaligned, empty); NOT_SUPPORTED after the first adapter.
+  /// Registers a live tensor and records its digest (for verify_base) unless its region has a
+  /// source to compare with. DUPLICATE_NAME; SHARED_STORAGE when the bytes partly overlap another
+  /// tensor (equal spans are recorded as shared); READ_ONLY, DETACHED from the region;
+  /// INVALID_ARGUMENT (null, misaligned, empty); NOT_SUPPORTED while there are adapters.
   Result<void> add_tensor(TensorSpec spec);
 
+  /// The same for many: all of them or none.
+  Result<void> add_tensors(std::vector<TensorSpec> specs);
+
+  /// In the order in which they were added. Not to be called while another thread adds tensors.
   const std::vector<TensorSpec>& tensors() const;
 
-  /// Binds an adapter by exact tensor names; nothing is written. UNKNOWN_TENSOR (also when none matches), SHAPE_MISMATCH,
-  /// DTYPE_MISMATCH, SHARED_STORAGE, UNVERIFIED_BASE, DUPLICATE_NAME. Returns the name it goes by.
-  Result<std::string> add_adapter(std::shared_ptr<const AdapterFile> file, const AddOptions& options);
+  /// Binds an adapter by exact tensor names; nothing is written. UNKNOWN_TENSOR (also when none
+  /// matches), SHAPE_MISMATCH, DTYPE_MISMATCH, SHARED_STORAGE, UNVERIFIED_BASE, DUPLICATE_NAME.
+  /// Returns the name it goes by.
+  Result<std::string> add_adapter(std::shared_ptr<const AdapterFile> file,
+                                  const AddOptions& options);
 
   /// Forgets an adapter and its saved originals. ADAPTER_IN_USE while active, UNKNOWN_ADAPTER.
   Result<void> remove_adapter(const std::string& name);
 
   std::vector<std::string> adapter_names() const;
 
-  /// Checks an adapter's fingerprints against the live base without writing: BASE_MISMATCH names the first wrong tensor.
+  /// Checks an adapter's fingerprints against the live base without writing: BASE_MISMATCH names
+  /// the first wrong tensor.
   Result<void> check_adapter(const std::string& name);
 
-  /// Makes exactly these adapters active (none: the base). Scale 0 members are dropped first. All or nothing (I2): every check,
-  /// computation and allocation precedes the first store. Waits for forwards in flight; with `wait` false: BUSY instead.
-  /// UNKNOWN_ADAPTER, INVALID_ARGUMENT (twice the same name, scale not finite), BASE_MISMATCH, NON_FINITE_RESULT, DETACHED, READ_ONLY,
+  /// Makes exactly these adapters active (none: the base). Scale 0 members are dropped first. All
+  /// or nothing (I2): every check, computation and allocation precedes the first store. Waits for
+  /// forwards in flight; with `wait` false: BUSY instead. UNKNOWN_ADAPTER, INVALID_ARGUMENT (twice
+  /// the same name, scale not finite), BASE_MISMATCH, NON_FINITE_RESULT, DETACHED, READ_ONLY,
   /// OUT_OF_MEMORY. Switching to the active state is a no-op that reports zeros.
   Result<SwitchReport> switch_to(const std::vector<Member>& members, bool wait = true);
 
-  /// Back to the base by dropping private pages instead of storing originals. NOT_SUPPORTED when a region has no source.
+  /// Back to the base by dropping private pages instead of storing originals, in every region that
+  /// has a source. Drops what others wrote there too (which alone does not grow the epoch).
+  /// NOT_SUPPORTED when no region, or a patched tensor's region, has no source; DETACHED,
+  /// READ_ONLY. The report counts no stores.
   Result<SwitchReport> hard_revert();
 
-  /// Compares every tensor, with the active adapters' entries replaced by their originals, with its source file or with the digest
-  /// taken when it was added. Finds patches made by anybody else, anywhere.
+  /// Compares every tensor, with the active adapters' entries replaced by their originals, with its
+  /// source file or with the digest taken when it was added, and with the base digests of the
+  /// adapters. Finds patches made by anybody else, anywhere. DETACHED, IO_ERROR.
   Result<VerifyReport> verify_base();
 
   std::vector<Member> active() const;  // in the order of summation
   uint64_t epoch() const;              // grows by one exactly when weights change (I10)
 
-  /// XXH3-128 over what differs from the base (tensor names, positions, values): equal exactly when the weights are equal. The
-  /// base's digest is that of zero bytes of input.
+  /// XXH3-128 over what differs from the base (tensor names, positions, values): equal exactly when
+  /// the weights are equal. The base's digest is that of zero bytes of input.
   Hash128 digest() const;
 
   /// Threads for checks and stores, 1 to 64 (default 1). Never changes a result.
   Result<void> set_thread_count(uint32_t count);
   uint32_t thread_count() const;
 
-  /// The gate (I9): any number of forwards at a time, none during a switch. begin waits for a switch in flight.
+  /// The gate (I9): any number of forwards at a time, none during a switch. begin waits for a
+  /// switch in flight or already waiting; begin and end may come from different threads. end
+  /// without a begin is refused: false.
   void begin_forward();
-  void end_forward();
+  bool end_forward();
 
  private:
   struct State;

@@ -14,19 +14,23 @@ class Region {
  public:
   virtual ~Region() = default;
 
-  /// Asked for every touched tensor before the first store of a switch: is [data, data + size_bytes) still the memory that was
-  /// attached, and writable? DETACHED or READ_ONLY otherwise. `maps` is one fresh snapshot shared by all questions.
-  virtual Result<void> check(const ProcessMaps& maps, const uint8_t* data, uint64_t size_bytes) const = 0;
+  /// Asked for every touched tensor before the first store of a switch: is [data, data +
+  /// size_bytes) still the memory that was attached, and writable? DETACHED or READ_ONLY otherwise.
+  /// `maps` is one fresh snapshot shared by all questions.
+  virtual Result<void> check(const ProcessMaps& maps, const uint8_t* data,
+                             uint64_t size_bytes) const = 0;
 
-  /// True when the pristine bytes can be read back from a file (verify_base) and private pages can be dropped (hard revert).
+  /// True when the pristine bytes can be read back from a file (verify_base) and private pages can
+  /// be dropped (hard revert).
   virtual bool has_source() const { return false; }
 
-  /// Reads `size_bytes` pristine bytes belonging to `data` into `out`. NOT_SUPPORTED without a source; IO_ERROR or DETACHED when
-  /// the file changed its identity.
+  /// Reads `size_bytes` pristine bytes belonging to `data` into `out`. NOT_SUPPORTED without a
+  /// source; IO_ERROR or DETACHED when the file changed its identity.
   virtual Result<void> read_source(const uint8_t* data, uint64_t size_bytes, uint8_t* out) const;
 
-  /// Drops every private page of the region, so that the memory shows the file again. Only for file-backed private maps whose
-  /// device, inode and size still match, else NOT_SUPPORTED or DETACHED. REQUIRES: check() passed under the same gate.
+  /// Drops every private page of the region, so that the memory shows the file again. Only for
+  /// file-backed private maps whose device, inode and size still match, else NOT_SUPPORTED or
+  /// DETACHED. REQUIRES: check() passed under the same gate.
   virtual Result<void> hard_revert();
 };
 

@@ -1,0 +1,142 @@
+// Streaming the base out of patched memory, a chunk at a time.
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/base_verifier.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+#include "runtime/index_set.h"
+
+namespace shira {
+namespace {
+
+constexpr uint64_t kChunkBytes = uint64_t{1} << 20;  // a multiple of every element size
+
+// Copies a tensor's live bytes in ascending chunks, with the originals in the place of a patch's
+// values.
+class BaseReader {
+ public:
+  BaseReader(const TensorSpec& spec, const Patch* patch)
+      : live_(spec.data),
+        element_bytes_(dtype_bytes(spec.dtype)),
+        originals_(patch == nullptr ? nullptr : patch->originals->data()),
+        entries_(patch == nullptr ? kNothing : *patch->positions->list),
+        runs_(patch == nullptr ? kNothing : *patch->positions->list) {}
+
+  void read(uint64_t offset_bytes, uint64_t size_bytes, uint8_t* out) {
+    std::memcpy(out, live_ + offset_bytes, size_bytes);
+    // One of the two is empty.
+    overlay(&entries_, offset_bytes / element_bytes_, size_bytes / element_bytes_, out);
+    overlay(&runs_, offset_bytes / element_bytes_, size_bytes / element_bytes_, out);
+  }
+
+ private:
+  template <typename Cursor>
+  void overlay(Cursor* cursor, uint64_t first_index, uint64_t count, uint8_t* out) const {
+    const uint64_t end_index = first_index + count;
+    while (!cursor->done() && cursor->start() < end_index) {
+      const auto length =
+          static_cast<uint32_t>(std::min<uint64_t>(cursor->length(), end_index - cursor->start()));
+      std::memcpy(out + (cursor->start() - first_index) * element_bytes_,
+                  originals_ + cursor->offset() * element_bytes_, length * element_bytes_);
+      cursor->consume(length);
+    }
+  }
+
+  static const IndexList kNothing;
+
+  const uint8_t* live_;
+  size_t element_bytes_;
+  const uint8_t* originals_;
+  index_set::EntryCursor entries_;
+  index_set::RunCursor runs_;
+};
+
+const IndexList BaseReader::kNothing;
+
+// What one pass over a tensor found.
+struct Finding {
+  bool differs = false;
+  uint64_t first_offset_bytes = kNoOffset;
+  Hash128 base_digest{};
+};
+
+uint64_t first_difference(const uint8_t* a, const uint8_t* b, uint64_t size_bytes) {
+  return static_cast<uint64_t>(std::mismatch(a, a + size_bytes, b).first - a);
+}
+
+Result<Finding> read_through(const LiveWeights& live, uint32_t tensor_index) {
+  const TensorSpec& spec = live.table.specs()[tensor_index];
+  const uint64_t tensor_bytes = live.table.size_bytes(tensor_index);
+  const uint64_t chunk_bytes = std::min(kChunkBytes, tensor_bytes);
+  const bool has_source = spec.region->has_source();
+  SHIRA_ASSIGN(Bytes chunk, Bytes::make(chunk_bytes));
+  SHIRA_ASSIGN(Bytes source, Bytes::make(has_source ? chunk_bytes : 0));
+  BaseReader reader(spec, live.active.find(tensor_index));
+  Hasher128 hasher;
+  Finding finding;
+  for (uint64_t offset = 0; offset < tensor_bytes; offset += chunk_bytes) {
+    const uint64_t size_bytes = std::min(chunk_bytes, tensor_bytes - offset);
+    reader.read(offset, size_bytes, chunk.data());
+    hasher.update(chunk.data(), size_bytes);
+    if (!has_source) continue;
+    if (Result<void> read = spec.region->read_source(spec.data + offset, size_bytes, source.data());
+        !read.ok()) {
+      read.error().tensor = spec.name;
+      return read.error();
+    }
+    if (std::memcmp(chunk.data(), source.data(), size_bytes) == 0) continue;
+    finding.differs = true;
+    finding.first_offset_bytes = offset + first_difference(chunk.data(), source.data(), size_bytes);
+    return finding;
+  }
+  finding.base_digest = hasher.digest();
+  finding.differs = !has_source && finding.base_digest != live.table.digest(tensor_index);
+  return finding;
+}
+
+// The adapters that were made for another base than the one that `finding` read.
+void compare_adapters(const std::vector<std::shared_ptr<BoundAdapter>>& adapters,
+                      const TensorSpec& spec, uint32_t tensor_index, const Finding& finding,
+                      std::vector<ModifiedTensor>* modified) {
+  for (const auto& adapter : adapters) {
+    if (!adapter->file->is_bound()) continue;
+    for (const BoundTensor& bound : adapter->tensors) {
+      if (bound.tensor_index != tensor_index || bound.source->base_digest == finding.base_digest)
+        continue;
+      modified->push_back(ModifiedTensor{spec.name, kNoOffset, adapter->name});
+    }
+  }
+}
+
+}  // namespace
+
+Result<VerifyReport> verify_live_base(const LiveWeights& live,
+                                      const std::vector<std::shared_ptr<BoundAdapter>>& adapters,
+                                      ThreadPool& pool) {
+  std::vector<uint32_t> all(live.table.specs().size());
+  std::iota(all.begin(), all.end(), 0U);
+  SHIRA_TRY(live.table.check_live(all));
+
+  VerifyReport report;
+  report.tensors_checked = all.size();
+  for (const uint32_t i : all) report.bytes_checked += live.table.size_bytes(i);
+  std::vector<Finding> findings(all.size());
+  SHIRA_TRY(pool.run(all.size(), report.bytes_checked, [&](size_t i) -> Result<void> {
+    SHIRA_ASSIGN(findings[i], read_through(live, static_cast<uint32_t>(i)));
+    return {};
+  }));
+  for (const uint32_t i : all) {
+    const TensorSpec& spec = live.table.specs()[i];
+    if (findings[i].differs) {
+      report.modified.push_back(ModifiedTensor{spec.name, findings[i].first_offset_bytes, {}});
+    } else {
+      compare_adapters(adapters, spec, i, findings[i], &report.modified);
+    }
+  }
+  return report;
+}
+
+}  // namespace shira

@@ -1,0 +1,76 @@
+// Patch: what lies over one base tensor; ActiveSet: all that lies over the base at one time.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/array.h"
+#include "base/hash.h"
+#include "base/result.h"
+#include "format/adapter_file.h"
+#include "runtime/positions.h"
+#include "runtime/weight_table.h"
+
+namespace shira {
+
+using Bytes = Array<uint8_t>;
+
+/// New values at some positions of one tensor, and the base values they replace. Immutable apart
+/// from the digest's cache. A single adapter at scale 1 shares all three parts: its positions and
+/// originals, and the values in its file.
+struct Patch {
+  uint32_t tensor_index = 0;
+  std::shared_ptr<const Positions> positions;
+  std::shared_ptr<const Bytes> originals;  // (count,) elements of the tensor's dtype
+  std::shared_ptr<const uint8_t> values;   // the same
+
+  /// XXH3-128 over (flat index as u32, value) of the entries whose value differs from the original.
+  struct Digest {
+    bool known = false;
+    bool has_effect = false;  // at least one entry differs
+    Hash128 hash{};
+  };
+  mutable Digest digest;  // guarded by whoever asks for digest_of()
+};
+
+/// One tensor of an adapter, bound to a live tensor.
+struct BoundTensor {
+  const AdapterTensor* source = nullptr;  // in the file
+  uint32_t tensor_index = 0;
+  std::shared_ptr<const Positions> positions;
+  std::shared_ptr<const Bytes>
+      originals;  // saved by the first switch to the adapter; guarded by the gate
+  std::shared_ptr<const Patch> exact;  // the patch for scale 1 and nobody else; guarded by the gate
+};
+
+/// An adapter as added to a program.
+struct BoundAdapter {
+  std::string name;
+  std::shared_ptr<const AdapterFile> file;
+  std::vector<BoundTensor> tensors;  // ascending by tensor_index
+};
+
+/// A member of the active set.
+struct ActiveMember {
+  std::shared_ptr<BoundAdapter> adapter;
+  float scale = 1.0F;
+};
+
+struct ActiveSet {
+  std::vector<ActiveMember> members;                  // in the order of summation
+  std::vector<std::shared_ptr<const Patch>> patches;  // ascending by tensor_index, one per tensor
+
+  /// The patch over a tensor, or nullptr.
+  const Patch* find(uint32_t tensor_index) const;
+};
+
+/// The content digest of what a set of patches changes (law I10): XXH3-128 over (length of name as
+/// u32, name, patch hash) of the tensors with an effect, in name order. Fills the caches of the
+/// patches.
+Hash128 digest_of(const std::vector<std::shared_ptr<const Patch>>& patches,
+                  const WeightTable& weights);
+
+}  // namespace shira

@@ -1,0 +1,158 @@
+// Computing patches: one adapter as it is, one adapter scaled, several adapters stacked.
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/patch_builder.h"
+
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "runtime/element_ops.h"
+#include "runtime/index_set.h"
+
+namespace shira {
+namespace {
+
+constexpr uint8_t kManyTouches = 2;
+
+// The sum of the members' contributions at every position of a stack.
+struct Sums {
+  Array<float> sum;
+  Array<uint8_t> touch_count;  // 0, 1 or kManyTouches
+};
+
+// Adds one member. The first contribution at a position is taken as it is: 0 + -0.0 would lose the
+// sign.
+void accumulate(const IndexList& stack, const Touch& touch, const Array<float>& contribution,
+                Sums* sums) {
+  walk(*touch.bound->positions->list, stack, [&](Side side, const Piece& piece) {
+    if (side != Side::both) return;
+    for (uint32_t i = 0; i < piece.length; ++i) {
+      float& sum = sums->sum[piece.offset_b + i];
+      uint8_t& touch_count = sums->touch_count[piece.offset_b + i];
+      const float value = contribution[piece.offset_a + i];
+      sum = touch_count == 0 ? value : sum + value;
+      touch_count = touch_count == 0 ? 1 : kManyTouches;
+    }
+  });
+}
+
+// Where nobody else touches, the target replaces the sum, whose rounding could differ.
+void take_targets(const IndexList& stack, const Touch& touch, const Sums& sums,
+                  size_t element_bytes, uint8_t* values) {
+  walk(*touch.bound->positions->list, stack, [&](Side side, const Piece& piece) {
+    if (side != Side::both) return;
+    for (uint32_t i = 0; i < piece.length; ++i) {
+      if (sums.touch_count[piece.offset_b + i] != 1) continue;
+      std::memcpy(values + (piece.offset_b + i) * element_bytes,
+                  touch.bound->source->values + (piece.offset_a + i) * element_bytes,
+                  element_bytes);
+    }
+  });
+}
+
+Result<Array<float>> contribution_of(const kernels::KernelTable& kernels, const Touch& touch) {
+  SHIRA_ASSIGN(Array<float> contribution, Array<float>::make(touch.bound->source->nnz()));
+  contribute(kernels, *touch.bound->source, touch.scale, touch.originals->data(),
+             contribution.data());
+  return contribution;
+}
+
+Result<void> check_finite(const TensorSpec& spec, const IndexList& list, const uint8_t* values) {
+  const size_t element_bytes = dtype_bytes(spec.dtype);
+  for (uint64_t i = 0; i < list.entry_count; ++i) {
+    if (is_finite(spec.dtype, values + i * element_bytes)) continue;
+    return Error{Status::NON_FINITE_RESULT,
+                 "the new value of flat index " + std::to_string(position_at(list, i)) +
+                     " is not a finite number in " + dtype_name(spec.dtype),
+                 {},
+                 spec.name};
+  }
+  return {};
+}
+
+// base + sum, where the sums stand in the order of `patch`'s positions.
+Result<Bytes> add_sums(const kernels::KernelTable& kernels, const TensorSpec& spec,
+                       const Patch& patch, const Array<float>& sum, uint64_t* non_finite_count) {
+  SHIRA_ASSIGN(Bytes values, Bytes::make(patch.originals->size()));
+  *non_finite_count = add_round(kernels, spec.dtype, patch.originals->data(), sum.data(),
+                                patch.positions->count(), values.data());
+  return values;
+}
+
+void own_values(Patch* patch, Bytes values) {
+  auto owner = std::make_shared<Bytes>(std::move(values));
+  patch->values = std::shared_ptr<const uint8_t>(owner, owner->data());
+}
+
+Result<void> fill_single(const kernels::KernelTable& kernels, const TensorSpec& spec,
+                         const Touch& touch, Patch* patch) {
+  patch->positions = touch.bound->positions;
+  patch->originals = touch.originals;
+  if (is_exact(touch)) {
+    patch->values =
+        std::shared_ptr<const uint8_t>(touch.adapter->file, touch.bound->source->values);
+    return {};
+  }
+  SHIRA_ASSIGN(const Array<float> contribution, contribution_of(kernels, touch));
+  uint64_t non_finite_count = 0;
+  SHIRA_ASSIGN(Bytes values, add_sums(kernels, spec, *patch, contribution, &non_finite_count));
+  if (non_finite_count > 0) return check_finite(spec, *patch->positions->list, values.data());
+  own_values(patch, std::move(values));
+  return {};
+}
+
+Result<void> fill_stack(const kernels::KernelTable& kernels, const TensorSpec& spec,
+                        const Touch* touches, size_t touch_count, Patch* patch) {
+  const size_t element_bytes = dtype_bytes(spec.dtype);
+  SHIRA_ASSIGN(IndexList stack,
+               unite(touches[0].bound->source->index, touches[1].bound->source->index));
+  for (size_t i = 2; i < touch_count; ++i) {
+    SHIRA_ASSIGN(stack, unite(stack, touches[i].bound->source->index));
+  }
+  SHIRA_ASSIGN(patch->positions,
+               Positions::make(std::make_shared<IndexList>(std::move(stack)), spec));
+  const IndexList& list = *patch->positions->list;
+
+  SHIRA_ASSIGN(Bytes originals, Bytes::make(list.entry_count * element_bytes));
+  Sums sums;
+  SHIRA_ASSIGN(sums.sum, Array<float>::make(list.entry_count));
+  SHIRA_ASSIGN(sums.touch_count, Array<uint8_t>::make(list.entry_count));
+  std::memset(sums.touch_count.data(), 0, sums.touch_count.size());
+  for (size_t i = 0; i < touch_count; ++i) {
+    copy_common(touches[i].bound->source->index, touches[i].originals->data(), list,
+                originals.data(), element_bytes);
+    SHIRA_ASSIGN(const Array<float> contribution, contribution_of(kernels, touches[i]));
+    accumulate(list, touches[i], contribution, &sums);
+  }
+  patch->originals = std::make_shared<Bytes>(std::move(originals));
+
+  uint64_t non_finite_count = 0;
+  SHIRA_ASSIGN(Bytes values, add_sums(kernels, spec, *patch, sums.sum, &non_finite_count));
+  for (size_t i = 0; i < touch_count; ++i) {
+    if (is_exact(touches[i])) take_targets(list, touches[i], sums, element_bytes, values.data());
+  }
+  // A target may have replaced the sum that was not finite.
+  if (non_finite_count > 0) SHIRA_TRY(check_finite(spec, list, values.data()));
+  own_values(patch, std::move(values));
+  return {};
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const Patch>> build_patch(const kernels::KernelTable& kernels,
+                                                 const TensorSpec& spec, const Touch* touches,
+                                                 size_t touch_count) {
+  if (touch_count == 1 && is_exact(touches[0]) && touches[0].bound->exact)
+    return touches[0].bound->exact;
+  const DefaultFloatMode float_mode;
+  auto patch = std::make_shared<Patch>();
+  patch->tensor_index = touches[0].tensor_index;
+  if (touch_count == 1) {
+    SHIRA_TRY(fill_single(kernels, spec, touches[0], patch.get()));
+  } else {
+    SHIRA_TRY(fill_stack(kernels, spec, touches, touch_count, patch.get()));
+  }
+  return std::shared_ptr<const Patch>(std::move(patch));
+}
+
+}  // namespace shira

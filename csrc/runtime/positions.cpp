@@ -1,0 +1,95 @@
+// Positions: cutting a list into slices and marking its pages.
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/positions.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/process_maps.h"
+#include "runtime/index_set.h"
+
+namespace shira {
+namespace {
+
+// Small enough to share a tensor between threads, large enough to hide the cost of taking a slice.
+constexpr uint64_t kSliceEntries = 32768;
+
+Result<Array<Slice>> cut(const IndexList& list) {
+  SHIRA_ASSIGN(Array<Slice> slices, Array<Slice>::make(list.entry_count / kSliceEntries + 1));
+  size_t slice_count = 0;
+  Slice slice;
+  const auto close = [&] {
+    slices[slice_count++] = slice;
+    slice = Slice{slice.first_unit + slice.unit_count, 0, slice.first_entry + slice.entry_count, 0};
+  };
+  if (list.is_runs()) {
+    for (size_t i = 0; i < list.runs.size(); ++i) {
+      ++slice.unit_count;
+      slice.entry_count += list.runs[i].length;
+      if (slice.entry_count >= kSliceEntries) close();
+    }
+  } else {
+    while (slice.first_unit < list.entries.size()) {
+      slice.unit_count = std::min<size_t>(kSliceEntries, list.entries.size() - slice.first_unit);
+      slice.entry_count = slice.unit_count;
+      close();
+    }
+  }
+  if (slice.unit_count > 0) close();
+  slices.truncate(slice_count);
+  return slices;
+}
+
+}  // namespace
+
+Result<PageSet> PageSet::make(const IndexList& list, const TensorSpec& tensor) {
+  const auto shift = static_cast<unsigned>(__builtin_ctzll(page_bytes()));
+  const size_t element_bytes = dtype_bytes(tensor.dtype);
+  const uint64_t in_page_bytes = reinterpret_cast<uintptr_t>(tensor.data) & (page_bytes() - 1);
+  const auto page_of = [&](uint64_t index) {
+    return (in_page_bytes + index * element_bytes) >> shift;
+  };
+
+  PageSet pages;
+  const uint64_t last_index = list.is_runs() ? list.runs[list.runs.size() - 1].start +
+                                                   list.runs[list.runs.size() - 1].length - 1
+                              : list.entries.empty() ? 0
+                                                     : list.entries[list.entries.size() - 1];
+  const size_t word_count = page_of(last_index) / 64 + 1;
+  SHIRA_ASSIGN(pages.words_, Array<uint64_t>::make(word_count));
+  std::memset(pages.words_.data(), 0, word_count * sizeof(uint64_t));
+  for (size_t i = 0; i < list.runs.size(); ++i) {
+    const Run run = list.runs[i];
+    pages.mark(page_of(run.start), page_of(uint64_t{run.start} + run.length - 1));
+  }
+  for (size_t i = 0; i < list.entries.size(); ++i)
+    pages.mark(page_of(list.entries[i]), page_of(list.entries[i]));
+  return pages;
+}
+
+uint64_t PageSet::count_union(const PageSet& a, const PageSet& b) {
+  uint64_t page_count = 0;
+  for (size_t i = 0; i < std::max(a.words_.size(), b.words_.size()); ++i) {
+    const uint64_t word =
+        (i < a.words_.size() ? a.words_[i] : 0) | (i < b.words_.size() ? b.words_[i] : 0);
+    page_count += static_cast<uint64_t>(__builtin_popcountll(word));
+  }
+  return page_count;
+}
+
+void PageSet::mark(uint64_t first_page, uint64_t last_page) {
+  for (uint64_t page = first_page; page <= last_page; ++page)
+    words_[page / 64] |= uint64_t{1} << (page % 64);
+}
+
+Result<std::shared_ptr<const Positions>> Positions::make(std::shared_ptr<const IndexList> list,
+                                                         const TensorSpec& tensor) {
+  auto positions = std::make_shared<Positions>();
+  SHIRA_ASSIGN(positions->slices, cut(*list));
+  SHIRA_ASSIGN(positions->pages, PageSet::make(*list, tensor));
+  positions->list = std::move(list);
+  return std::shared_ptr<const Positions>(std::move(positions));
+}
+
+}  // namespace shira

@@ -1,0 +1,363 @@
+// Program: the life of a switch, from the gate to the new epoch.
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/program.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <numeric>
+#include <tuple>
+
+#include "kernels/dispatch.h"
+#include "runtime/base_verifier.h"
+#include "runtime/binding.h"
+#include "runtime/element_ops.h"
+#include "runtime/gate.h"
+#include "runtime/patch.h"
+#include "runtime/switch_plan.h"
+#include "runtime/thread_pool.h"
+#include "runtime/weight_table.h"
+
+namespace shira {
+namespace {
+
+// Nanoseconds since the last lap.
+class Stopwatch {
+ public:
+  uint64_t lap() {
+    const auto now = std::chrono::steady_clock::now();
+    const auto elapsed = now - std::exchange(last_, now);
+    return static_cast<uint64_t>(
+        std::chrono::duration_cast<std::chrono::nanoseconds>(elapsed).count());
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+Error unknown_adapter(const std::string& name) {
+  return Error{Status::UNKNOWN_ADAPTER, "no adapter \"" + name + "\" was added"};
+}
+
+// The order in which contributions are summed (FORMAT.md section 11); names settle what gives the
+// same sum anyway.
+bool sums_before(const ActiveMember& a, const ActiveMember& b) {
+  return std::tie(a.adapter->file->content_digest(), a.scale, a.adapter->name) <
+         std::tie(b.adapter->file->content_digest(), b.scale, b.adapter->name);
+}
+
+}  // namespace
+
+// Small strings and per-tensor records come from the ordinary allocator, whose failure ends the
+// process; everything that grows with the weights or with a file is an Array and fails with
+// OUT_OF_MEMORY.
+struct Program::State {
+  Gate gate;
+  mutable std::mutex
+      mutex;            // guards what follows; held briefly, and never while waiting for the gate
+  WeightTable weights;  // changed only by the gate's writer, and only while there are no adapters
+  std::map<std::string, std::shared_ptr<BoundAdapter>> adapters;
+  std::shared_ptr<const ActiveSet> active =
+      std::make_shared<ActiveSet>();  // replaced only by the gate's writer
+  uint64_t epoch = 0;
+  std::shared_ptr<ThreadPool> pool;
+  mutable std::mutex digest_mutex;  // guards the digests cached in patches
+
+  Result<std::shared_ptr<BoundAdapter>> find(const std::string& name) const {
+    const auto found = adapters.find(name);
+    if (found == adapters.end()) return unknown_adapter(name);
+    return found->second;
+  }
+
+  bool is_active(const BoundAdapter& adapter) const {
+    return std::any_of(
+        active->members.begin(), active->members.end(),
+        [&](const ActiveMember& member) { return member.adapter.get() == &adapter; });
+  }
+
+  Result<std::vector<ActiveMember>> resolve(const std::vector<Member>& members) const;
+  void commit(std::shared_ptr<const ActiveSet> next, SwitchReport* report);
+};
+
+Program::Program() : state_(std::make_unique<State>()) {
+  state_->pool = ThreadPool::make(1).value();
+}
+
+Program::~Program() = default;
+
+// ---- The life of a switch ----
+
+Result<SwitchReport> Program::switch_to(const std::vector<Member>& members, bool wait) {
+  Stopwatch total;
+  Stopwatch stage;
+  SwitchReport report;
+
+  // 1. Alone at the weights.
+  const GateWriter writer(state_->gate, wait);
+  if (!writer.holds()) return Error{Status::BUSY, "a forward pass or another switch is in flight"};
+  report.wait_ns = stage.lap();
+
+  // 2. From which state to which?
+  SHIRA_ASSIGN(std::vector<ActiveMember> next_members, state_->resolve(members));
+  std::unique_lock<std::mutex> lock(state_->mutex);
+  const std::shared_ptr<const ActiveSet> old_set = state_->active;
+  const std::shared_ptr<ThreadPool> pool = state_->pool;
+  report.epoch = state_->epoch;
+  lock.unlock();
+  const auto same_member = [](const ActiveMember& a, const ActiveMember& b) {
+    return a.adapter == b.adapter && a.scale == b.scale;
+  };
+  if (std::equal(next_members.begin(), next_members.end(), old_set->members.begin(),
+                 old_set->members.end(), same_member)) {
+    report.total_ns = total.lap();
+    return report;
+  }
+
+  // 3. Everything that can fail.
+  SHIRA_ASSIGN(const kernels::KernelTable* kernels, kernels::active_kernels());
+  SwitchPlan plan(state_->weights, *kernels, *pool, *old_set, std::move(next_members));
+  const auto next_set = std::make_shared<ActiveSet>();
+  SHIRA_TRY(plan.check_regions());
+  SHIRA_TRY(plan.check_bases());
+  report.check_ns = stage.lap();
+  SHIRA_TRY(plan.prepare());
+  report.plan_ns = stage.lap();
+
+  // 4. Nothing fails from here on.
+  plan.store();
+  report.store_ns = stage.lap();
+  plan.report(&report);
+  *next_set = plan.commit();
+  state_->commit(next_set, &report);
+  report.total_ns = total.lap();
+  return report;
+}
+
+// Members as the laws want them: known, finite, no scale 0, in the order of summation.
+Result<std::vector<ActiveMember>> Program::State::resolve(
+    const std::vector<Member>& members) const {
+  const std::lock_guard<std::mutex> lock(mutex);
+  std::vector<ActiveMember> resolved;
+  for (size_t i = 0; i < members.size(); ++i) {
+    const Member& member = members[i];
+    SHIRA_ASSIGN(std::shared_ptr<BoundAdapter> adapter, find(member.name));
+    const auto is_namesake = [&](const Member& other) { return other.name == member.name; };
+    if (std::any_of(members.begin(), members.begin() + static_cast<std::ptrdiff_t>(i),
+                    is_namesake)) {
+      return Error{Status::INVALID_ARGUMENT, "adapter \"" + member.name + "\" is named twice"};
+    }
+    if (!std::isfinite(member.scale)) {
+      return Error{Status::INVALID_ARGUMENT,
+                   "the scale of adapter \"" + member.name + "\" is not finite"};
+    }
+    if (member.scale != 0.0F) resolved.push_back(ActiveMember{std::move(adapter), member.scale});
+  }
+  std::sort(resolved.begin(), resolved.end(), sums_before);
+  return resolved;
+}
+
+// REQUIRES: the caller is the gate's writer. Weights changed exactly when a store changed one (law
+// I10).
+void Program::State::commit(std::shared_ptr<const ActiveSet> next, SwitchReport* report) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  active = std::move(next);
+  if (report->elements_changed > 0) ++epoch;
+  report->epoch = epoch;
+}
+
+// ---- Back to the base by way of the operating system ----
+
+Result<SwitchReport> Program::hard_revert() {
+  Stopwatch total;
+  Stopwatch stage;
+  SwitchReport report;
+  const GateWriter writer(state_->gate);
+  report.wait_ns = stage.lap();
+
+  const std::vector<TensorSpec>& specs = state_->weights.specs();
+  const std::shared_ptr<const ActiveSet> old_set = state_->active;
+  std::vector<uint32_t> with_source;
+  std::vector<Region*> regions;
+  for (uint32_t i = 0; i < specs.size(); ++i) {
+    if (!specs[i].region->has_source()) {
+      if (old_set->find(i) == nullptr) continue;
+      return Error{
+          Status::NOT_SUPPORTED, "this memory has no source file to revert to", {}, specs[i].name};
+    }
+    with_source.push_back(i);
+    Region* region = specs[i].region.get();
+    if (std::find(regions.begin(), regions.end(), region) == regions.end())
+      regions.push_back(region);
+  }
+  if (regions.empty())
+    return Error{Status::NOT_SUPPORTED, "no tensor has a source file to revert to"};
+  SHIRA_TRY(state_->weights.check_live(with_source));
+
+  SHIRA_ASSIGN(const kernels::KernelTable* kernels, kernels::active_kernels());
+  for (const auto& patch : old_set->patches) {
+    const size_t element_bytes = dtype_bytes(specs[patch->tensor_index].dtype);
+    SHIRA_ASSIGN(Bytes live, Bytes::make(patch->originals->size()));
+    gather(*kernels, specs[patch->tensor_index], *patch->positions->list, live.data());
+    for (uint64_t offset = 0; offset < live.size(); offset += element_bytes) {
+      report.elements_changed +=
+          std::memcmp(live.data() + offset, patch->originals->data() + offset, element_bytes) != 0;
+    }
+    report.pages_touched += patch->positions->pages.count();
+  }
+  report.tensors_matched = old_set->patches.size();
+  const auto next_set = std::make_shared<ActiveSet>();
+  report.check_ns = stage.lap();
+
+  for (Region* region : regions) {
+    const Result<void> dropped = region->hard_revert();
+    if (dropped.ok()) continue;
+    // Regions before this one show the base by now: put the active state back over them (law I2).
+    for (const auto& patch : old_set->patches) {
+      for (size_t i = 0; i < patch->positions->slices.size(); ++i) {
+        scatter(*kernels, specs[patch->tensor_index], *patch->positions->list,
+                patch->positions->slices[i], patch->values.get());
+      }
+    }
+    return dropped.error();
+  }
+  report.store_ns = stage.lap();
+  state_->commit(next_set, &report);
+  report.total_ns = total.lap();
+  return report;
+}
+
+// ---- Tensors and adapters ----
+
+Result<void> Program::add_tensor(TensorSpec spec) {
+  std::vector<TensorSpec> specs;
+  specs.push_back(std::move(spec));
+  return add_tensors(std::move(specs));
+}
+
+Result<void> Program::add_tensors(std::vector<TensorSpec> specs) {
+  const GateWriter writer(state_->gate);
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  if (!state_->adapters.empty()) {
+    return Error{Status::NOT_SUPPORTED, "tensors must be added before the first adapter"};
+  }
+  return state_->weights.add(std::move(specs));
+}
+
+const std::vector<TensorSpec>& Program::tensors() const { return state_->weights.specs(); }
+
+Result<std::string> Program::add_adapter(std::shared_ptr<const AdapterFile> file,
+                                         const AddOptions& options) {
+  if (!file) return Error{Status::INVALID_ARGUMENT, "there is no adapter file"};
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  SHIRA_ASSIGN(std::shared_ptr<BoundAdapter> adapter,
+               bind_adapter(std::move(file), options, state_->weights));
+  std::string name = adapter->name;
+  if (!state_->adapters.emplace(name, std::move(adapter)).second) {
+    return Error{Status::DUPLICATE_NAME, "an adapter \"" + name + "\" was added before"};
+  }
+  return name;
+}
+
+Result<void> Program::remove_adapter(const std::string& name) {
+  const GateReader reader(state_->gate);  // a switch in flight may be about to activate it
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  SHIRA_ASSIGN(const std::shared_ptr<BoundAdapter> adapter, state_->find(name));
+  if (state_->is_active(*adapter)) {
+    return Error{Status::ADAPTER_IN_USE,
+                 "adapter \"" + name + "\" is active; switch away from it first"};
+  }
+  state_->adapters.erase(name);
+  return {};
+}
+
+std::vector<std::string> Program::adapter_names() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  std::vector<std::string> names;
+  for (const auto& [name, adapter] : state_->adapters) names.push_back(name);
+  return names;
+}
+
+// ---- Checks without writing ----
+
+Result<void> Program::check_adapter(const std::string& name) {
+  const GateReader reader(state_->gate);
+  std::unique_lock<std::mutex> lock(state_->mutex);
+  SHIRA_ASSIGN(const std::shared_ptr<BoundAdapter> adapter, state_->find(name));
+  const std::shared_ptr<const ActiveSet> active_set = state_->active;
+  const std::shared_ptr<ThreadPool> pool = state_->pool;
+  lock.unlock();
+
+  SHIRA_ASSIGN(const kernels::KernelTable* kernels, kernels::active_kernels());
+  std::vector<uint32_t> touched_tensors;
+  for (const BoundTensor& bound : adapter->tensors) touched_tensors.push_back(bound.tensor_index);
+  SHIRA_TRY(state_->weights.check_live(touched_tensors));
+  const LiveWeights live{state_->weights, *kernels, *active_set};
+  return pool->run(adapter->tensors.size(), adapter->file->entry_count(),
+                   [&](size_t i) -> Result<void> {
+                     SHIRA_TRY(check_base(live, *adapter, adapter->tensors[i]));
+                     return {};
+                   });
+}
+
+Result<VerifyReport> Program::verify_base() {
+  const GateReader reader(state_->gate);
+  std::unique_lock<std::mutex> lock(state_->mutex);
+  std::vector<std::shared_ptr<BoundAdapter>> adapters;
+  for (const auto& [name, adapter] : state_->adapters) adapters.push_back(adapter);
+  const std::shared_ptr<const ActiveSet> active_set = state_->active;
+  const std::shared_ptr<ThreadPool> pool = state_->pool;
+  lock.unlock();
+
+  SHIRA_ASSIGN(const kernels::KernelTable* kernels, kernels::active_kernels());
+  return verify_live_base(LiveWeights{state_->weights, *kernels, *active_set}, adapters, *pool);
+}
+
+// ---- State ----
+
+std::vector<Member> Program::active() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  std::vector<Member> members;
+  for (const ActiveMember& member : state_->active->members) {
+    members.push_back(Member{member.adapter->name, member.scale});
+  }
+  return members;
+}
+
+uint64_t Program::epoch() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return state_->epoch;
+}
+
+Hash128 Program::digest() const {
+  std::unique_lock<std::mutex> lock(state_->mutex);
+  const std::shared_ptr<const ActiveSet> active_set = state_->active;
+  lock.unlock();
+  const std::lock_guard<std::mutex> digest_lock(state_->digest_mutex);
+  return digest_of(active_set->patches, state_->weights);
+}
+
+Result<void> Program::set_thread_count(uint32_t count) {
+  if (count < 1 || count > ThreadPool::kMaxThreads) {
+    return Error{Status::INVALID_ARGUMENT, "the thread count is " + std::to_string(count) +
+                                               ", expected 1 to " +
+                                               std::to_string(ThreadPool::kMaxThreads)};
+  }
+  SHIRA_ASSIGN(std::shared_ptr<ThreadPool> pool, ThreadPool::make(count));
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->pool.swap(pool);  // a switch in flight keeps the old one until it is done
+  return {};
+}
+
+uint32_t Program::thread_count() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return state_->pool->thread_count();
+}
+
+void Program::begin_forward() { state_->gate.begin_read(); }
+
+bool Program::end_forward() { return state_->gate.end_read(); }
+
+}  // namespace shira

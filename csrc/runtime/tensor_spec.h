@@ -1,0 +1,29 @@
+// TensorSpec: one live weight tensor as the program is told about it.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/dtype.h"
+#include "runtime/region.h"
+
+namespace shira {
+
+/// Row-major and contiguous.
+struct TensorSpec {
+  std::string name;  // FQN
+  Dtype dtype = Dtype::f32;
+  std::vector<uint32_t> dims;
+  uint8_t* data = nullptr;         // aligned to the element size
+  std::shared_ptr<Region> region;  // keeps or checks the memory
+  std::string
+      shares_storage_with;  // name of another tensor with the same bytes; patching is then refused
+};
+
+/// "[384, 1536]"
+std::string shape_text(const std::vector<uint32_t>& dims);
+
+}  // namespace shira

@@ -1,0 +1,53 @@
+// ThreadPool: runs numbered tasks on a few threads; the answer never depends on how many there are
+// (law I7). SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "base/result.h"
+
+namespace shira {
+
+/// The caller of run() works too, so a pool of one creates no thread. Threads do not survive
+/// fork(): in the child the caller does all the work alone, until a new pool is made.
+class ThreadPool {
+ public:
+  static constexpr uint32_t kMaxThreads = 64;
+
+  /// REQUIRES: 1 <= thread_count <= kMaxThreads. OUT_OF_MEMORY when the system grants no further
+  /// thread.
+  static Result<std::shared_ptr<ThreadPool>> make(uint32_t thread_count);
+
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  uint32_t thread_count() const { return thread_count_; }
+
+  /// Calls task(0) ... task(count - 1), each once, in any order, and waits for all. `work` is the
+  /// total number of elements behind the tasks: little work stays in the calling thread. Answers
+  /// the error of the lowest failing task; tasks above a failed one may be left out, none below.
+  /// Allocates nothing. A second run() at the same time works alone.
+  template <typename Task>  // Result<void>(size_t)
+  Result<void> run(size_t count, uint64_t work, const Task& task) {
+    return run_erased(
+        count, work,
+        [](const void* context, size_t i) { return (*static_cast<const Task*>(context))(i); },
+        &task);
+  }
+
+ private:
+  using Call = Result<void> (*)(const void* context, size_t task_index);
+  struct Job;
+  struct Shared;
+
+  ThreadPool() = default;
+  Result<void> run_erased(size_t count, uint64_t work, Call call, const void* context);
+
+  uint32_t thread_count_ = 1;
+  std::unique_ptr<Shared> shared_;  // null when there is one thread
+};
+
+}  // namespace shira

@@ -1,0 +1,118 @@
+// WeightTable: what may be registered as a live tensor.
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/weight_table.h"
+
+#include <utility>
+
+#include "base/checked_math.h"
+#include "format/adapter_file.h"
+
+namespace shira {
+namespace {
+
+// The size in bytes, or what is wrong with the spec.
+Result<uint64_t> size_of(const TensorSpec& spec) {
+  const auto invalid = [&](std::string message) {
+    return Error{Status::INVALID_ARGUMENT, std::move(message), {}, spec.name};
+  };
+  if (spec.name.empty()) return invalid("the tensor has no name");
+  if (!is_dtype(static_cast<uint8_t>(spec.dtype)))
+    return invalid("the tensor's dtype is not f32, f16 or bf16");
+  if (spec.dims.empty() || spec.dims.size() > kMaxRank) {
+    return invalid("the tensor has rank " + std::to_string(spec.dims.size()) + ", expected 1 to " +
+                   std::to_string(kMaxRank));
+  }
+  uint64_t numel = 1;
+  for (const uint32_t dim : spec.dims) {
+    if (!checked_mul(numel, dim, &numel) || numel == 0 || numel > UINT32_MAX) {
+      return invalid("shape " + shape_text(spec.dims) +
+                     " is empty or has more than 4294967295 elements");
+    }
+  }
+  if (spec.data == nullptr || !spec.region) return invalid("the tensor has no memory");
+  const size_t element_bytes = dtype_bytes(spec.dtype);
+  if (reinterpret_cast<uintptr_t>(spec.data) % element_bytes != 0) {
+    return invalid("the tensor's address is not aligned to its " + std::to_string(element_bytes) +
+                   "-byte elements");
+  }
+  return numel * element_bytes;
+}
+
+Result<void> check_one(const TensorSpec& spec, const ProcessMaps& maps, uint64_t size_bytes) {
+  Result<void> live = spec.region->check(maps, spec.data, size_bytes);
+  if (!live.ok()) live.error().tensor = spec.name;
+  return live;
+}
+
+}  // namespace
+
+std::string shape_text(const std::vector<uint32_t>& dims) {
+  std::string text = "[";
+  for (size_t i = 0; i < dims.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(dims[i]);
+  return text + "]";
+}
+
+Result<void> WeightTable::add(std::vector<TensorSpec> specs) {
+  SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read());
+  WeightTable added;
+  for (TensorSpec& spec : specs) {
+    Facts facts;
+    SHIRA_ASSIGN(facts.size_bytes, size_of(spec));
+    SHIRA_TRY(check_free(spec, facts.size_bytes));
+    SHIRA_TRY(added.check_free(spec, facts.size_bytes));
+    SHIRA_TRY(check_one(spec, maps, facts.size_bytes));
+    if (!spec.region->has_source()) facts.digest = hash128(spec.data, facts.size_bytes);
+    added.insert(std::move(spec), facts);
+  }
+  for (size_t i = 0; i < added.specs_.size(); ++i)
+    insert(std::move(added.specs_[i]), added.facts_[i]);
+  return {};
+}
+
+Result<void> WeightTable::check_live(const std::vector<uint32_t>& tensor_indices) const {
+  if (tensor_indices.empty()) return {};
+  SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read());
+  for (const uint32_t i : tensor_indices)
+    SHIRA_TRY(check_one(specs_[i], maps, facts_[i].size_bytes));
+  return {};
+}
+
+int64_t WeightTable::find(const std::string& name) const {
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? -1 : static_cast<int64_t>(found->second);
+}
+
+Result<void> WeightTable::check_free(const TensorSpec& spec, uint64_t size_bytes) const {
+  if (by_name_.count(spec.name) != 0) {
+    return Error{Status::DUPLICATE_NAME, "a tensor of this name was added before", {}, spec.name};
+  }
+  const auto begin = reinterpret_cast<uintptr_t>(spec.data);
+  const uintptr_t end = begin + size_bytes;
+  auto neighbour = spans_.lower_bound(end);  // the first one behind; the one before it may overlap
+  if (neighbour == spans_.begin()) return {};
+  --neighbour;
+  const bool equal = neighbour->first == begin && neighbour->second.end == end;
+  if (neighbour->second.end <= begin || equal) return {};
+  return Error{
+      Status::SHARED_STORAGE,
+      "the tensor's memory partly overlaps that of " + specs_[neighbour->second.tensor_index].name,
+      {},
+      spec.name};
+}
+
+void WeightTable::insert(TensorSpec spec, const Facts& facts) {
+  const auto tensor_index = static_cast<uint32_t>(specs_.size());
+  const auto begin = reinterpret_cast<uintptr_t>(spec.data);
+  const auto [span, is_new] = spans_.emplace(begin, Span{begin + facts.size_bytes, tensor_index});
+  if (!is_new) {
+    // The same bytes under two names: each of them says so.
+    TensorSpec& other = specs_[span->second.tensor_index];
+    if (other.shares_storage_with.empty()) other.shares_storage_with = spec.name;
+    if (spec.shares_storage_with.empty()) spec.shares_storage_with = other.name;
+  }
+  by_name_.emplace(spec.name, tensor_index);
+  specs_.push_back(std::move(spec));
+  facts_.push_back(facts);
+}
+
+}  // namespace shira
