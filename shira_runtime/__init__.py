@@ -14,7 +14,7 @@ them, and never by a switch.
 """
 
 try:
-    import shira_runtime._core as _core
+    from shira_runtime._core import __version__
 except ModuleNotFoundError as error:
     if error.name != "shira_runtime._core":
         raise
@@ -53,9 +53,8 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "VerifyReport",
+    "__version__",
     "from_numpy",
     "from_torch",
     "load_program",
 ]
-
-__version__: str = _core.__version__

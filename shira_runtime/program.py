@@ -206,7 +206,7 @@ class Program:
 
         The weights become a function of the base, the adapters and the scales alone: neither
         history nor order matters. A position that one adapter touches at scale 1 takes the exported
-        value as it is. None restores the base byte for byte. All checks come before the first store.
+        value as it is. None restores the base byte for byte. Every check precedes the first store.
 
         Args:
             adapters: None (the base), a name (at scale 1), or names with scales (the paper's

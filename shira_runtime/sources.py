@@ -31,8 +31,8 @@ def load_program(
     """Load an ExecuTorch program and make its weights switchable.
 
     Needs the ``executorch`` extra. The program's mapping of the file becomes private to this
-    process and writable; the file itself is never written. Only constants that the program names can be
-    switched (``shira program`` exports them so), and only those that no delegate has packed:
+    process and writable; the file itself is never written. Only constants that the program names
+    can be switched (``shira program`` exports them so), and only those that no delegate has packed:
     `Program.unpatchable` lists the others.
 
     Args:
@@ -84,7 +84,7 @@ def load_program(
                 anchors.append((tensor.name, address))
         if anchors:
             core.attach_file(os.fsencode(file_path), anchors)
-    return Program(core, _ExecutorchSource(loaded, live, unpatchable))
+    return Program(core, ExecutorchSource(loaded, live, unpatchable))
 
 
 def from_torch(module: Any) -> Program:
@@ -195,13 +195,13 @@ class _MemorySource:
         return self._module(*inputs)
 
 
-class _ExecutorchSource:
+class ExecutorchSource:
     """A loaded ExecuTorch method; the core itself watches its mapped memory."""
 
     def __init__(self, program: Any, method: Any, unpatchable: Mapping[str, str]) -> None:
         self.unpatchable = unpatchable
         self._program = program
-        self._method = method
+        self.method = method
         # A method computes in one set of buffers, so two calls at a time would mix.
         self._lock = threading.Lock()
 
@@ -218,7 +218,7 @@ class _ExecutorchSource:
         ]
         with self._lock:
             try:
-                return list(self._method.execute(tensors))
+                return list(self.method.execute(tensors))
             except RuntimeError as error:
                 shown = ", ".join(
                     f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of `shira`, one module each; this file joins them and maps errors to exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from shira_runtime.commands import (
+    apply,
+    bench,
+    demo,
+    diff,
+    inspect,
+    kernels,
+    program,
+    run_program,
+    verify,
+)
+from shira_runtime.commands.output import Misuse
+from shira_runtime.errors import ShiraError, UsageError
+
+__all__ = ["run"]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; see shira_runtime/cli.py for the exit codes."""
+    try:
+        code = _build()(args=list(arguments), prog_name="shira", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (Misuse, UsageError) as error:
+        return _fail(str(error), 2)
+    except BrokenPipeError:
+        raise
+    except (ShiraError, OSError, ImportError, ValueError) as error:
+        # What the readers of checkpoints and programs refuse is a ValueError of their own.
+        return _fail(str(error) or type(error).__name__, 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 1)
+    except Exception as error:
+        # Typer's own complaints; which classes they are depends on its version.
+        if not hasattr(error, "format_message"):
+            raise
+        return _fail(error.format_message(), 2)
+
+
+def _build() -> typer.Typer:
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        help="Look into, check, apply and measure sparse (SHiRA) adapters.",
+    )
+    app.command("inspect")(inspect.inspect)
+    app.command("verify")(verify.verify)
+    app.command("diff")(diff.diff)
+    app.command("apply")(apply.apply)
+    app.command("run")(run_program.run_program)
+    app.command("bench")(bench.bench)
+    app.command("program")(program.program)
+    app.command("kernels")(kernels.kernels)
+    app.command(
+        "demo",
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )(demo.demo)
+    return app
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code

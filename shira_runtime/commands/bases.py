@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A base model on disk, seen through an adapter's tensor names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shira_runtime import Adapter, from_numpy
+from shira_runtime.program import Program
+
+if TYPE_CHECKING:
+    from shira_runtime.export.tensor_files import StoredTensor
+
+__all__ = ["Base"]
+
+
+class Base:
+    """The tensors of a Hugging Face folder, a .safetensors, .pte, .ptd or PyTorch file.
+
+    Args:
+        path: the folder or file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            from shira_runtime.export.names import NameMatcher
+            from shira_runtime.export.tensor_files import open_tensors
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"reading a base needs {error.name}: pip install 'shira-runtime[cli,format]'"
+            ) from None
+        self.path = path
+        self._tensors = open_tensors(path)
+        self._matcher = NameMatcher(tuple(self._tensors), {}, (), str(path))
+
+    def find(self, name: str) -> StoredTensor | None:
+        """Give the tensor that an adapter's name means: of the same name, or the only suffix."""
+        match = self._matcher.match(name, f"tensor {name}")
+        return None if match is None else self._tensors[match.target]
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read one tensor into memory of its own.
+
+        Raises:
+            KeyError: the base has none that `find` gives.
+        """
+        stored = self.find(name)
+        if stored is None:
+            raise KeyError(name)
+        return np.array(stored.read())
+
+    def program(self, adapters: Iterable[Adapter]) -> tuple[Program, dict[str, NDArray[Any]]]:
+        """Copy the tensors that adapters name into memory, as a program to switch.
+
+        Tensors that the base has not, or not as f32, f16 or bf16, are left out: adding the adapter
+        then says so.
+        """
+        arrays = {}
+        for name in sorted({name for adapter in adapters for name in adapter.tensors}):
+            stored = self.find(name)
+            if stored is not None and stored.dtype in ("f32", "f16", "bf16"):
+                arrays[name] = self.read(name)
+        return from_numpy(arrays), arrays

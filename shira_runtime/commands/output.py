@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands share: tables and JSON on stdout, words on stderr, and names for adapters."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["Json", "Misuse", "count", "note", "parse_scales", "print_json", "print_table"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+class Misuse(Exception):  # noqa: N818 - not an error of the software but of the call
+    """The command line makes no sense; exit code 2."""
+
+
+def note(message: str) -> None:
+    """Say something on stderr."""
+    print(message, file=sys.stderr)
+
+
+def count(number: int) -> str:
+    """Format a count or a size with thousands separators."""
+    return f"{number:,}"
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    title: str | None = None,
+    footer: Sequence[object] | None = None,
+) -> None:
+    """Print a table; cells that are numbers are aligned to the right.
+
+    Nothing is cut off: where stdout is not a terminal the table is as wide as it needs to be.
+    """
+    cells = [list(row) for row in rows]
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_footer=footer is not None
+    )
+    for index, column in enumerate(columns):
+        numeric = all(isinstance(row[index], int | float) for row in cells) and bool(cells)
+        table.add_column(
+            column,
+            footer="" if footer is None else _cell(footer[index]),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=not sys.stdout.isatty(),
+        )
+    for row in cells:
+        table.add_row(*(_cell(value) for value in row))
+    width = None if sys.stdout.isatty() else 10_000
+    Console(width=width, markup=False, highlight=False).print(table)
+
+
+def parse_scales(options: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """Read NAME=NUMBER options; names without one get scale 1.
+
+    Raises:
+        Misuse: an option of another form, or for a name that is not there.
+    """
+    scales = dict.fromkeys(names, 1.0)
+    for option in options:
+        name, separator, number = option.rpartition("=")
+        if not separator and len(names) == 1:
+            name = names[0]
+        try:
+            scale = float(number)
+        except ValueError:
+            raise Misuse(f"--scale {option}: expected NAME=NUMBER") from None
+        if name not in scales:
+            raise Misuse(f"--scale {option}: no adapter {name!r} among {', '.join(names)}")
+        scales[name] = scale
+    return scales
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return count(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)

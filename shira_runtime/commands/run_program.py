@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`shira run`: one forward pass of an ExecuTorch program, with adapters."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from shira_runtime import load_program
+from shira_runtime.commands.inputs import example_inputs
+from shira_runtime.commands.output import Json, Misuse, note, parse_scales, print_json, print_table
+
+
+def run_program(
+    model: Annotated[Path, typer.Argument(help="A .pte file.")],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option("--input", "-i", help="A .npy file per input, in order; else all ones."),
+    ] = None,
+    adapters: Annotated[
+        list[Path] | None, typer.Option("--adapter", "-a", help="A .shb file to make active.")
+    ] = None,
+    scale: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=NUMBER, the scale of an adapter (NUMBER if there is one); else 1."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="The program's .ptd file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A folder for output_0.npy and so on.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    allow_unverified_base: Annotated[
+        bool,
+        typer.Option("--allow-unverified-base", help="Accept files without base fingerprints."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Run a program once and show its outputs, or save them as .npy files."""
+    arrays = [_load(path) for path in inputs or ()]
+    program = load_program(model, data)
+    names = [
+        program.add_adapter(path, allow_unverified_base=allow_unverified_base)
+        for path in adapters or ()
+    ]
+    report = program.switch(parse_scales(scale or (), names))
+    outputs = [_as_array(value) for value in program.forward(*(arrays or example_inputs(program)))]
+    if output is not None:
+        _save(outputs, output, force)
+    rows = [
+        {
+            "output": index,
+            "shape": list(array.shape),
+            "dtype": str(array.dtype),
+            "sha256": hashlib.sha256(array.tobytes()).hexdigest(),
+            "first": array.reshape(-1)[:8].tolist(),
+        }
+        for index, array in enumerate(outputs)
+    ]
+    if json:
+        print_json({"active": program.active, "switch": report.to_dict(), "outputs": rows})
+    else:
+        print_table(
+            ("output", "shape", "dtype", "first values"),
+            [
+                (
+                    row["output"],
+                    "x".join(map(str, row["shape"])),
+                    row["dtype"],
+                    " ".join(f"{value:.6g}" for value in row["first"]),
+                )
+                for row in rows
+            ],
+        )
+
+
+def _load(path: Path) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(path, allow_pickle=False)
+    return array
+
+
+def _as_array(value: Any) -> NDArray[Any]:
+    if not hasattr(value, "numpy"):
+        return np.asarray(value)
+    # numpy has no bfloat16; float32 holds every value of it.
+    array: NDArray[Any] = (
+        value.float().numpy() if str(value.dtype) == "torch.bfloat16" else value.numpy()
+    )
+    return array
+
+
+def _save(outputs: list[NDArray[Any]], folder: Path, force: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"output_{index}.npy" for index in range(len(outputs))]
+    for path in paths:
+        if path.exists() and not force:
+            raise Misuse(f"{path}: exists already; --force replaces it")
+    for path, array in zip(paths, outputs, strict=True):
+        np.save(path, array, allow_pickle=False)
+    note(f"wrote {', '.join(map(str, paths))}")
