@@ -30,7 +30,7 @@ def check_output(path: Path, force: bool) -> None:
         raise _already_exists(path)
 
 
-def write_output(path: Path, content: bytes, force: bool) -> None:
+def write_output(path: Path, content: bytes | memoryview, force: bool) -> None:
     """Write a file through a temporary one beside it, so that nobody ever sees a part of it.
 
     Raises:
