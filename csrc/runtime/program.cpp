@@ -8,7 +8,6 @@
 #include <cstring>
 #include <map>
 #include <mutex>
-#include <numeric>
 #include <tuple>
 
 #include "kernels/dispatch.h"
@@ -47,6 +46,14 @@ Error unknown_adapter(const std::string& name) {
 bool sums_before(const ActiveMember& a, const ActiveMember& b) {
   return std::tie(a.adapter->file->content_digest(), a.scale, a.adapter->name) <
          std::tie(b.adapter->file->content_digest(), b.scale, b.adapter->name);
+}
+
+std::vector<Member> members_of(const ActiveSet& active_set) {
+  std::vector<Member> members;
+  for (const ActiveMember& member : active_set.members) {
+    members.push_back(Member{member.adapter->name, member.scale});
+  }
+  return members;
 }
 
 }  // namespace
@@ -319,11 +326,7 @@ Result<VerifyReport> Program::verify_base() {
 
 std::vector<Member> Program::active() const {
   const std::lock_guard<std::mutex> lock(state_->mutex);
-  std::vector<Member> members;
-  for (const ActiveMember& member : state_->active->members) {
-    members.push_back(Member{member.adapter->name, member.scale});
-  }
-  return members;
+  return members_of(*state_->active);
 }
 
 uint64_t Program::epoch() const {
@@ -331,12 +334,16 @@ uint64_t Program::epoch() const {
   return state_->epoch;
 }
 
-Hash128 Program::digest() const {
+Hash128 Program::digest() const { return state().digest; }
+
+ProgramState Program::state() const {
   std::unique_lock<std::mutex> lock(state_->mutex);
   const std::shared_ptr<const ActiveSet> active_set = state_->active;
+  const uint64_t epoch = state_->epoch;
   lock.unlock();
   const std::lock_guard<std::mutex> digest_lock(state_->digest_mutex);
-  return digest_of(active_set->patches, state_->weights);
+  return ProgramState{epoch, digest_of(active_set->patches, state_->weights),
+                      members_of(*active_set)};
 }
 
 Result<void> Program::set_thread_count(uint32_t count) {

@@ -43,6 +43,13 @@ struct SwitchReport {
   uint64_t epoch = 0;  // after the switch
 };
 
+/// The state at one moment: what an application keys its KV and prompt caches on.
+struct ProgramState {
+  uint64_t epoch = 0;
+  Hash128 digest{};
+  std::vector<Member> active;
+};
+
 /// One tensor that verify_base() found modified.
 struct ModifiedTensor {
   std::string name;
@@ -119,6 +126,9 @@ class Program {
   /// XXH3-128 over what differs from the base (tensor names, positions, values): equal exactly when
   /// the weights are equal. The base's digest is that of zero bytes of input.
   Hash128 digest() const;
+
+  /// Epoch, digest and active adapters of the same moment.
+  ProgramState state() const;
 
   /// Threads for checks and stores, 1 to 64 (default 1). Never changes a result.
   Result<void> set_thread_count(uint32_t count);

@@ -1,0 +1,335 @@
+// The C ABI over the classes: converts arguments, structs and errors; holds no logic of its own.
+// SPDX-License-Identifier: Apache-2.0
+#include "shira/shira.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "attach/mapped_file.h"
+#include "attach/raw_span.h"
+#include "format/adapter_file.h"
+#include "runtime/program.h"
+
+// Small strings and records come from the ordinary allocator, whose failure would end the process;
+// everything sized by a file or by the weights fails with SHIRA_STATUS_OUT_OF_MEMORY instead.
+
+struct shira_adapter {
+  std::shared_ptr<const shira::AdapterFile> file;
+};
+
+struct shira_program {
+  shira::Program program;
+};
+
+namespace {
+
+using shira::Error;
+using shira::Result;
+using shira::Status;
+
+// Copies as much of `text` as fits without cutting a UTF-8 sequence in two.
+template <size_t kCapacity>
+void copy_text(const std::string& text, char (&out)[kCapacity]) {
+  size_t count = std::min(text.size(), kCapacity - 1);
+  const auto continues = [&](size_t i) {
+    return (static_cast<unsigned char>(text[i]) & 0xC0U) == 0x80U;
+  };
+  while (count < text.size() && count > 0 && continues(count)) --count;
+  std::memcpy(out, text.data(), count);
+  out[count] = '\0';
+}
+
+// Copies a struct of this version into the caller's, which may be longer (a later version of the
+// header): what this library does not know is zeroed. REQUIRES: out->struct_bytes was checked by
+// fits().
+template <typename T>
+void copy_struct(const T& known, T* out) {
+  const size_t struct_bytes = out->struct_bytes;
+  std::memcpy(out, &known, sizeof(T));
+  out->struct_bytes = struct_bytes;
+  std::memset(reinterpret_cast<unsigned char*>(out) + sizeof(T), 0, struct_bytes - sizeof(T));
+}
+
+// Longer than any later version will be: a caller who says so forgot to set struct_bytes.
+constexpr size_t kMaxStructBytes = 65536;
+
+// The caller's struct has at least the fields of ABI version 1, which are all there are so far.
+template <typename T>
+bool fits(const T* out) {
+  return out->struct_bytes >= sizeof(T) && out->struct_bytes <= kMaxStructBytes;
+}
+
+shira_status fail(const Error& error, shira_error* out) {
+  if (out != nullptr && fits(out)) {
+    shira_error known{};
+    known.status = static_cast<shira_status>(error.status);
+    known.offset_bytes = error.offset_bytes;
+    copy_text(error.file, known.file);
+    copy_text(error.tensor, known.tensor);
+    copy_text(error.message, known.message);
+    copy_struct(known, out);
+  }
+  return static_cast<shira_status>(error.status);
+}
+
+shira_status invalid(const char* message, shira_error* out) {
+  return fail(Error{Status::INVALID_ARGUMENT, message}, out);
+}
+
+shira_status succeed(shira_error* out) { return fail(Error{}, out); }
+
+template <typename T>
+shira_status finish(const Result<T>& result, shira_error* out) {
+  return result.ok() ? succeed(out) : fail(result.error(), out);
+}
+
+// Hands a new object to the caller.
+template <typename T>
+shira_status give(T* object, T** out, shira_error* error) {
+  if (object == nullptr)
+    return fail(Error{Status::OUT_OF_MEMORY, "the object could not be allocated"}, error);
+  *out = object;
+  return succeed(error);
+}
+
+shira_status give_adapter(Result<std::shared_ptr<const shira::AdapterFile>> file,
+                          shira_adapter** adapter, shira_error* error) {
+  if (!file.ok()) return fail(file.error(), error);
+  return give(new (std::nothrow) shira_adapter{std::move(file.value())}, adapter, error);
+}
+
+shira_status give_report(const Result<shira::SwitchReport>& result, shira_switch_report* out,
+                         shira_error* error) {
+  if (!result.ok()) return fail(result.error(), error);
+  if (out != nullptr) {
+    const shira::SwitchReport& report = result.value();
+    shira_switch_report known{};
+    known.tensors_matched = report.tensors_matched;
+    known.elements_written = report.elements_written;
+    known.elements_changed = report.elements_changed;
+    known.bytes_written = report.bytes_written;
+    known.pages_touched = report.pages_touched;
+    known.wait_ns = report.wait_ns;
+    known.check_ns = report.check_ns;
+    known.plan_ns = report.plan_ns;
+    known.store_ns = report.store_ns;
+    known.total_ns = report.total_ns;
+    known.epoch = report.epoch;
+    copy_struct(known, out);
+  }
+  return succeed(error);
+}
+
+shira_status switch_program(shira_program* program, const shira_member* members,
+                            size_t member_count, bool wait, shira_switch_report* report,
+                            shira_error* error) {
+  if (program == nullptr) return invalid("program is NULL", error);
+  if (members == nullptr && member_count > 0) return invalid("members is NULL", error);
+  if (report != nullptr && !fits(report))
+    return invalid("report->struct_bytes is not the size of the struct", error);
+  std::vector<shira::Member> next;
+  for (size_t i = 0; i < member_count; ++i) {
+    if (members[i].name == nullptr) return invalid("a member's name is NULL", error);
+    next.push_back(shira::Member{members[i].name, members[i].scale});
+  }
+  return give_report(program->program.switch_to(next, wait), report, error);
+}
+
+}  // namespace
+
+uint32_t shira_abi_version(void) { return SHIRA_ABI_VERSION; }
+
+const char* shira_status_name(shira_status status) {
+  return shira::status_name(static_cast<Status>(status));
+}
+
+const char* shira_status_text(shira_status status) {
+  return shira::status_text(static_cast<Status>(status));
+}
+
+// ---- adapters ----
+
+shira_status shira_adapter_open(const char* path, shira_adapter** adapter, shira_error* error) {
+  if (path == nullptr || adapter == nullptr) return invalid("path or adapter is NULL", error);
+  return give_adapter(shira::AdapterFile::open(path), adapter, error);
+}
+
+shira_status shira_adapter_open_memory(const void* bytes, size_t size_bytes, const char* label,
+                                       shira_adapter** adapter, shira_error* error) {
+  if (bytes == nullptr || adapter == nullptr) return invalid("bytes or adapter is NULL", error);
+  return give_adapter(
+      shira::AdapterFile::from_bytes(bytes, size_bytes, label == nullptr ? "<memory>" : label),
+      adapter, error);
+}
+
+void shira_adapter_free(shira_adapter* adapter) { delete adapter; }
+
+shira_status shira_adapter_get_info(const shira_adapter* adapter, shira_adapter_info* info,
+                                    shira_error* error) {
+  if (adapter == nullptr || info == nullptr) return invalid("adapter or info is NULL", error);
+  if (!fits(info)) return invalid("info->struct_bytes is not the size of the struct", error);
+  const shira::AdapterFile& file = *adapter->file;
+  shira_adapter_info known{};
+  known.name = file.name().c_str();
+  known.metadata_json = file.metadata_json().c_str();
+  known.tensor_count = static_cast<uint32_t>(file.tensors().size());
+  known.is_bound = file.is_bound() ? 1 : 0;
+  known.entry_count = file.entry_count();
+  known.file_bytes = file.file_bytes();
+  std::copy(file.content_digest().begin(), file.content_digest().end(), known.content_digest);
+  copy_struct(known, info);
+  return succeed(error);
+}
+
+shira_status shira_adapter_get_tensor(const shira_adapter* adapter, uint32_t tensor_index,
+                                      shira_tensor_info* info, shira_error* error) {
+  if (adapter == nullptr || info == nullptr) return invalid("adapter or info is NULL", error);
+  if (!fits(info)) return invalid("info->struct_bytes is not the size of the struct", error);
+  if (tensor_index >= adapter->file->tensors().size())
+    return invalid("tensor_index is out of range", error);
+  const shira::AdapterTensor& tensor = adapter->file->tensors()[tensor_index];
+  shira_tensor_info known{};
+  known.name = tensor.name.c_str();
+  known.dtype = static_cast<shira_dtype>(tensor.dtype);
+  known.rank = static_cast<uint32_t>(tensor.dims.size());
+  std::copy(tensor.dims.begin(), tensor.dims.end(), known.dims);
+  known.nnz = tensor.nnz();
+  copy_struct(known, info);
+  return succeed(error);
+}
+
+// ---- programs ----
+
+shira_status shira_program_create(shira_program** program, shira_error* error) {
+  if (program == nullptr) return invalid("program is NULL", error);
+  return give(new (std::nothrow) shira_program, program, error);
+}
+
+void shira_program_free(shira_program* program) { delete program; }
+
+shira_status shira_program_add_tensor(shira_program* program, const char* name, shira_dtype dtype,
+                                      uint32_t rank, const uint32_t* dims, void* data,
+                                      shira_error* error) {
+  if (program == nullptr || name == nullptr || data == nullptr || (dims == nullptr && rank > 0)) {
+    return invalid("program, name, dims or data is NULL", error);
+  }
+  const auto dtype_number = static_cast<uint32_t>(dtype);
+  if (dtype_number > UINT8_MAX || !shira::is_dtype(static_cast<uint8_t>(dtype_number))) {
+    return invalid("dtype is not a shira_dtype", error);
+  }
+  if (rank > shira::kMaxRank) return invalid("rank is greater than 8", error);
+  shira::TensorSpec spec;
+  spec.name = name;
+  spec.dtype = static_cast<shira::Dtype>(dtype_number);
+  spec.dims.assign(dims, dims + rank);
+  spec.data = static_cast<uint8_t*>(data);
+  spec.region = shira::make_raw_region();
+  return finish(program->program.add_tensor(std::move(spec)), error);
+}
+
+shira_status shira_program_attach_file(shira_program* program, const char* path,
+                                       const shira_anchor* anchors, size_t anchor_count,
+                                       shira_error* error) {
+  if (program == nullptr || path == nullptr) return invalid("program or path is NULL", error);
+  if (anchors == nullptr && anchor_count > 0) return invalid("anchors is NULL", error);
+  std::vector<shira::Anchor> wanted;
+  for (size_t i = 0; i < anchor_count; ++i) {
+    if (anchors[i].name == nullptr) return invalid("an anchor's name is NULL", error);
+    wanted.push_back(
+        shira::Anchor{anchors[i].name, reinterpret_cast<uintptr_t>(anchors[i].address)});
+  }
+  Result<std::vector<shira::TensorSpec>> specs = shira::attach_mapped_file(path, wanted);
+  if (!specs.ok()) return fail(specs.error(), error);
+  return finish(program->program.add_tensors(std::move(specs.value())), error);
+}
+
+shira_status shira_program_add_adapter(shira_program* program, const shira_adapter* adapter,
+                                       const char* name, uint32_t flags, shira_error* error) {
+  if (program == nullptr || adapter == nullptr) return invalid("program or adapter is NULL", error);
+  if ((flags & ~(SHIRA_ALLOW_UNVERIFIED_BASE | SHIRA_ALLOW_PARTIAL)) != 0)
+    return invalid("unknown flags", error);
+  shira::AddOptions options;
+  options.name = name == nullptr ? "" : name;
+  options.allow_unverified_base = (flags & SHIRA_ALLOW_UNVERIFIED_BASE) != 0;
+  options.allow_partial = (flags & SHIRA_ALLOW_PARTIAL) != 0;
+  return finish(program->program.add_adapter(adapter->file, options), error);
+}
+
+shira_status shira_program_remove_adapter(shira_program* program, const char* name,
+                                          shira_error* error) {
+  if (program == nullptr || name == nullptr) return invalid("program or name is NULL", error);
+  return finish(program->program.remove_adapter(name), error);
+}
+
+shira_status shira_program_switch(shira_program* program, const shira_member* members,
+                                  size_t member_count, shira_switch_report* report,
+                                  shira_error* error) {
+  return switch_program(program, members, member_count, true, report, error);
+}
+
+shira_status shira_program_try_switch(shira_program* program, const shira_member* members,
+                                      size_t member_count, shira_switch_report* report,
+                                      shira_error* error) {
+  return switch_program(program, members, member_count, false, report, error);
+}
+
+shira_status shira_program_hard_revert(shira_program* program, shira_switch_report* report,
+                                       shira_error* error) {
+  if (program == nullptr) return invalid("program is NULL", error);
+  if (report != nullptr && !fits(report))
+    return invalid("report->struct_bytes is not the size of the struct", error);
+  return give_report(program->program.hard_revert(), report, error);
+}
+
+shira_status shira_program_verify_base(shira_program* program, shira_error* error) {
+  if (program == nullptr) return invalid("program is NULL", error);
+  const Result<shira::VerifyReport> result = program->program.verify_base();
+  if (!result.ok()) return fail(result.error(), error);
+  const shira::VerifyReport& report = result.value();
+  if (report.modified.empty()) return succeed(error);
+  const shira::ModifiedTensor& first = report.modified.front();
+  std::string message = std::to_string(report.modified.size()) + " of " +
+                        std::to_string(report.tensors_checked) +
+                        " tensors differ from their source; the first is " + first.name;
+  if (!first.adapter.empty())
+    message += ", which is not the base that adapter \"" + first.adapter + "\" was made for";
+  if (first.first_offset_bytes != shira::kNoOffset) {
+    message += ", from its byte " + std::to_string(first.first_offset_bytes) + " on";
+  }
+  return fail(Error{Status::BASE_MODIFIED, std::move(message), {}, first.name}, error);
+}
+
+shira_status shira_program_get_state(shira_program* program, shira_program_state* state,
+                                     shira_error* error) {
+  if (program == nullptr || state == nullptr) return invalid("program or state is NULL", error);
+  if (!fits(state)) return invalid("state->struct_bytes is not the size of the struct", error);
+  const shira::ProgramState now = program->program.state();
+  shira_program_state known{};
+  known.epoch = now.epoch;
+  std::copy(now.digest.begin(), now.digest.end(), known.digest);
+  known.active_count = static_cast<uint32_t>(now.active.size());
+  copy_struct(known, state);
+  return succeed(error);
+}
+
+shira_status shira_program_set_threads(shira_program* program, uint32_t count, shira_error* error) {
+  if (program == nullptr) return invalid("program is NULL", error);
+  return finish(program->program.set_thread_count(count), error);
+}
+
+shira_status shira_program_begin_forward(shira_program* program, shira_error* error) {
+  if (program == nullptr) return invalid("program is NULL", error);
+  program->program.begin_forward();
+  return succeed(error);
+}
+
+shira_status shira_program_end_forward(shira_program* program, shira_error* error) {
+  if (program == nullptr) return invalid("program is NULL", error);
+  if (!program->program.end_forward()) return invalid("no forward pass is in flight", error);
+  return succeed(error);
+}
