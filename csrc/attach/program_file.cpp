@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <tuple>
 #include <utility>
 
 #include "attach/flatbuffer.h"
@@ -93,7 +92,7 @@ Error truncated(const std::string& path, uint64_t needed_bytes, uint64_t file_by
 
 /// What precedes the tables: the file's kind, where the flatbuffer ends and the segments begin.
 struct Head {
-  bool is_flat_tensor = false;
+  bool is_ptd = false;
   uint64_t flatbuffer_end_bytes = 0;
   uint64_t segments_offset_bytes = 0;
 };
@@ -105,20 +104,20 @@ Result<Head> parse_head(const ByteReader& head, uint64_t file_bytes, const std::
     return head.contains(offset, 4) && memcmp(head.data() + offset, text, 4) == 0;
   };
   Head result;
-  result.is_flat_tensor = has(kIdentifier, "FT01");
-  if (!result.is_flat_tensor && !has(kIdentifier, "ET12")) {
+  result.is_ptd = has(kIdentifier, "FT01");
+  if (!result.is_ptd && !has(kIdentifier, "ET12")) {
     return bad_file(path, kIdentifier, "the file is neither a .pte (ET12) nor a .ptd (FT01)");
   }
   // FH01: magic, length, flatbuffer offset and size, segment offset and size. eh00: magic, length,
   // flatbuffer size, segment offset; a longer header has more fields behind.
-  const uint32_t needed_bytes = result.is_flat_tensor ? 40 : 24;
-  if (!has(kHeader, result.is_flat_tensor ? "FH01" : "eh00") ||
-      head.u32(kHeader + 4) < needed_bytes || !head.contains(kHeader, needed_bytes)) {
+  const uint32_t needed_bytes = result.is_ptd ? 40 : 24;
+  if (!has(kHeader, result.is_ptd ? "FH01" : "eh00") || head.u32(kHeader + 4) < needed_bytes ||
+      !head.contains(kHeader, needed_bytes)) {
     return bad_file(path, kHeader,
                     "the extended header that says where the segments are is missing or too short");
   }
-  const uint64_t start_bytes = result.is_flat_tensor ? head.u64(kHeader + 8) : 0;
-  const uint64_t sizes = kHeader + (result.is_flat_tensor ? 16 : 8);
+  const uint64_t start_bytes = result.is_ptd ? head.u64(kHeader + 8) : 0;
+  const uint64_t sizes = kHeader + (result.is_ptd ? 16 : 8);
   result.segments_offset_bytes = head.u64(sizes + 8);
   if (!checked_add(start_bytes, head.u64(sizes), &result.flatbuffer_end_bytes)) {
     return bad_file(path, sizes, "the size of the flatbuffer overflows");
@@ -143,7 +142,7 @@ class TableReader {
     if (const auto version = root.scalar<uint32_t>(kProgramVersion); version != 0) {
       buffer_->fail(root.position(), "schema version " + std::to_string(version) + ", expected 0");
     }
-    head_.is_flat_tensor ? read_flat_tensor(root) : read_program(root);
+    head_.is_ptd ? read_flat_tensor(root) : read_program(root);
     if (!too_short_.ok()) return too_short_;
     if (!buffer_->ok()) {
       return bad_file(file_->path, buffer_->problem_offset_bytes(), buffer_->problem());
@@ -326,27 +325,21 @@ class TableReader {
   Error too_short_;
 };
 
-/// Two methods of one program may name the same constant: once is enough. One name for two
-/// constants stays as one tensor that no adapter can patch. Sorts by name.
+/// Sorts by name. A program may describe a constant several times: once for each method, and once
+/// for each view of it, which has another shape; the constant itself comes first and is kept. One
+/// name for different constants stays as one tensor that no adapter can patch.
 void merge_names(std::vector<ProgramTensor>* tensors) {
-  const auto key = [](const ProgramTensor& t) {
-    return std::tie(t.name, t.offset_bytes, t.size_bytes, t.dims);
-  };
-  std::sort(tensors->begin(), tensors->end(),
-            [&key](const auto& a, const auto& b) { return key(a) < key(b); });
+  std::stable_sort(tensors->begin(), tensors->end(),
+                   [](const auto& a, const auto& b) { return a.name < b.name; });
   size_t kept = 0;
   for (ProgramTensor& tensor : *tensors) {
-    ProgramTensor* previous = kept == 0 ? nullptr : &(*tensors)[kept - 1];
-    if (previous != nullptr && previous->name == tensor.name) {
-      if (previous->same_bytes_as(tensor) && previous->dims == tensor.dims &&
-          previous->dtype == tensor.dtype && previous->why_not == tensor.why_not) {
-        continue;
+    if (ProgramTensor* first = kept == 0 ? nullptr : &(*tensors)[kept - 1];
+        first != nullptr && !tensor.name.empty() && first->name == tensor.name) {
+      if (!first->same_bytes_as(tensor)) {
+        first->patchable = false;
+        first->why_not = "the program gives this name to different constants";
       }
-      if (!tensor.name.empty()) {
-        previous->patchable = false;
-        previous->why_not = "the program gives this name to different constants";
-        continue;
-      }
+      continue;
     }
     if (&(*tensors)[kept] != &tensor) (*tensors)[kept] = std::move(tensor);
     ++kept;
@@ -389,7 +382,7 @@ Result<ProgramFile> parse_tables(const Head& head, const uint8_t* bytes, uint64_
   ProgramFile file;
   file.path = path;
   file.file_bytes = file_bytes;
-  file.is_ptd = head.is_flat_tensor;
+  file.is_ptd = head.is_ptd;
   Flatbuffer buffer(bytes, static_cast<size_t>(head.flatbuffer_end_bytes));
   SHIRA_TRY(TableReader(head, &buffer, &file).read());
   merge_names(&file.tensors);
