@@ -18,8 +18,7 @@ FLOAT_TYPES: dict[str, tuple[int, np.dtype[Any]]] = {
     "bf16": (3, np.dtype(ml_dtypes.bfloat16)),
 }
 
-#: numpy's name of a type -> ours.
-SHORT_NAMES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+_SHORT_NAMES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 def numpy_type(name: str) -> np.dtype[Any]:
@@ -27,28 +26,41 @@ def numpy_type(name: str) -> np.dtype[Any]:
     return FLOAT_TYPES[name][1]
 
 
-def short_name(dtype: np.dtype[Any]) -> str:
-    """Give "f32", "f16" or "bf16" for a numpy type; any other type keeps numpy's name."""
-    return SHORT_NAMES.get(dtype.name, dtype.name)
+def short_name(dtype: np.dtype[Any] | str) -> str:
+    """Give "f32", "f16" or "bf16" for a numpy type or its name; any other type keeps its name."""
+    name = dtype if isinstance(dtype, str) else dtype.name
+    return _SHORT_NAMES.get(name, name)
 
 
-def convert(values: NDArray[Any], name: str, what: str) -> NDArray[Any]:
+def convert(
+    values: NDArray[Any],
+    name: str,
+    where: str,
+    positions: NDArray[np.int64] | None = None,
+) -> NDArray[Any]:
     """Round values to a type, to nearest with ties to even; NaN and infinity pass through.
 
+    Args:
+        values: any shape, floating point.
+        name: "f32", "f16" or "bf16".
+        where: what the values belong to, for the message.
+        positions: their flat indices for the message, if they are not all of a tensor.
+
     Raises:
-        ExportError: a finite value became infinite; the message starts with `what`.
+        ExportError: a finite value became infinite.
     """
     target = numpy_type(name)
     if values.dtype == target:
         return values
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         converted = values.astype(target)
-        overflowed = np.isinf(converted) & np.isfinite(values)
-    if overflowed.any():
-        position = int(np.flatnonzero(overflowed)[0])
+    overflowed = np.flatnonzero(np.isinf(converted) & np.isfinite(values))
+    if overflowed.size:
+        first = overflowed[0]
+        position = first if positions is None else positions[first]
         raise ExportError(
-            f"{what}: {int(overflowed.sum())} values are too large for {name},"
-            f" the first is {values.reshape(-1)[position]} at flat index {position}"
+            f"{where}: {overflowed.size} values are too large for {name},"
+            f" the first is {values.reshape(-1)[first]} at flat index {position}"
         )
     return converted
 

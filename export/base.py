@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base that an adapter is bound to: its values in the deployed dtype, and their hashes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from numpy.typing import NDArray
+
+from .dtypes import FLOAT_TYPES, convert
+from .errors import ExportError
+from .names import NameMatcher, Renames
+from .program_file import (
+    ProgramFormatError,
+    read_name_map,
+    read_program_tensors,
+    shared_storage,
+)
+from .tensor_files import StoredTensor, file_kind, open_tensors
+
+
+class Base:
+    """Tensors of a base model or program.
+
+    Args:
+        path: a Hugging Face folder, a .safetensors, .pt or .bin file, or a .pte or .ptd program.
+        dtype: convert the base's tensors to "f32", "f16" or "bf16" first, for a program that will
+            be exported in that type; None takes them as they are.
+
+    Raises:
+        ExportError: the base cannot be understood, or `dtype` was given for a finished program.
+        OSError: a file cannot be read.
+    """
+
+    def __init__(self, path: Path, dtype: str | None = None) -> None:
+        self.path = path
+        self.tensors = open_tensors(path)
+        self.is_program = path.is_file() and file_kind(path) == "program"
+        if self.is_program and dtype is not None:
+            raise ExportError(
+                f"{path}: the types of a finished program are fixed; --dtype is for a checkpoint"
+            )
+        self._dtype = dtype
+        self._name_map: dict[str, str] = {}
+        self._shared: dict[str, str] = {}
+        if self.is_program:
+            self._read_program()
+
+    def _read_program(self) -> None:
+        try:
+            self._name_map = read_name_map(self.path)
+            groups = shared_storage(read_program_tensors(self.path).values())
+        except ProgramFormatError as error:
+            raise ExportError(str(error)) from None
+        for first, second, *others in groups:
+            self._shared |= {first: second, second: first, **dict.fromkeys(others, first)}
+
+    def matcher(self, renames: Renames) -> NameMatcher:
+        """Make the matcher of a checkpoint's names with this base's."""
+        return NameMatcher(self.tensors, self._name_map, renames, str(self.path))
+
+    def tensor(self, name: str) -> StoredTensor:
+        """Describe a tensor that an adapter may change.
+
+        Raises:
+            ExportError: another tensor lies in the same bytes, so that both would change.
+        """
+        tensor = self.tensors[name]
+        if name in self._shared:
+            raise ExportError(
+                f"{tensor.where}: shares its bytes with {self._shared[name]}, so changing one would"
+                " change the other"
+            )
+        return tensor
+
+    def deployed_dtype(self, name: str) -> str:
+        """Give the type that the tensor has where the adapter will be applied.
+
+        Raises:
+            ExportError: it is not one of the three that an adapter can change.
+        """
+        tensor = self.tensors[name]
+        if tensor.dtype not in FLOAT_TYPES and not (self._dtype and tensor.dtype == "float64"):
+            raise ExportError(
+                f"{tensor.where}: has type {tensor.dtype}; an adapter changes"
+                f" {', '.join(FLOAT_TYPES)}"
+            )
+        return self._dtype or tensor.dtype
+
+    def values(self, name: str) -> NDArray[Any]:
+        """Read a tensor, flat, in its deployed type.
+
+        Raises:
+            ExportError: its type cannot be changed by an adapter, or a value does not fit it.
+        """
+        tensor = self.tensor(name)
+        return convert(tensor.read().reshape(-1), self.deployed_dtype(name), tensor.where)
+
+
+def xxh3_128(values: NDArray[Any]) -> bytes:
+    """Hash the bytes of contiguous values as FORMAT.md section 2 demands."""
+    return xxhash.xxh3_128(values.tobytes()).digest()
