@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 from shira_runtime import _core
-from shira_runtime.errors import error_of
 
 __all__ = ["Adapter"]
 
@@ -99,17 +98,8 @@ class Adapter:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the exporter noted: a new dict on each access, never used for switching.
-
-        Raises:
-            FormatError: the metadata section is not a JSON object.
-        """
-        try:
-            metadata = json.loads(self._core.metadata_json)
-        except (ValueError, RecursionError) as error:
-            raise error_of("BAD_METADATA", f"{self.path}: {error}") from None
-        if not isinstance(metadata, dict):
-            raise error_of("BAD_METADATA", f"{self.path}: not a JSON object")
+        """What the exporter noted: a new dict on each access, never used for switching."""
+        metadata: dict[str, Any] = json.loads(self._core.metadata_json, parse_int=_parse_int)
         return metadata
 
     def __repr__(self) -> str:
@@ -117,3 +107,8 @@ class Adapter:
             f"<Adapter {self.name!r}: {len(self._tensors)} tensors, {self.entry_count} entries,"
             f" {self.file_bytes} bytes>"
         )
+
+
+def _parse_int(digits: str) -> int | float:
+    # Opening has checked the grammar, but int() refuses thousands of digits.
+    return int(digits) if len(digits) < 1000 else float(digits)
