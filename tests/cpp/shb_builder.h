@@ -245,12 +245,45 @@ inline void reseal(Bytes* file) {
   put<uint32_t>(file, 124, crc32c(file->data(), 124));
 }
 
+using Sections = std::array<Bytes, 6>;
+
+/// The file of these sections, in the order of their kinds.
+inline Bytes assemble(const Sections& sections, uint32_t tensor_count) {
+  Bytes file(512);
+  for (size_t i = 0; i < sections.size(); ++i) {
+    pad_to(&file, 64);
+    put<uint32_t>(&file, section_row(i), i + 1);
+    put<uint64_t>(&file, section_row(i) + 8, file.size());
+    put<uint64_t>(&file, section_row(i) + 16, sections[i].size());
+    append(&file, sections[i].data(), sections[i].size());
+  }
+  const uint8_t magic[8] = {0x89, 0x53, 0x48, 0x42, 0x0D, 0x0A, 0x1A, 0x0A};
+  std::copy(magic, magic + 8, file.begin());
+  put<uint16_t>(&file, 10, 1);  // version 0.1
+  put<uint32_t>(&file, 12, 128);
+  put<uint64_t>(&file, 16, file.size());
+  put<uint32_t>(&file, 40, 6);
+  put<uint32_t>(&file, 44, 1);
+  put<uint32_t>(&file, 48, tensor_count);
+  reseal(&file);
+  return file;
+}
+
+/// The sections of a valid file, to be changed and assembled again.
+inline Sections split(const Bytes& file) {
+  Sections sections;
+  for (size_t i = 0; i < sections.size(); ++i) {
+    append(&sections[i], &file[section_offset(file, i)], section_bytes(file, i));
+  }
+  return sections;
+}
+
 inline Bytes build_adapter(AdapterInput input) {
   std::sort(input.tensors.begin(), input.tensors.end(),
             [](const TensorInput& a, const TensorInput& b) { return a.name < b.name; });
   const auto tensor_count = static_cast<uint32_t>(input.tensors.size());
 
-  std::array<Bytes, 6> sections;
+  Sections sections;
   auto& [adapters, tensors, names, metadata, index, values] = sections;
   const auto append_name = [&names = sections[2]](Bytes* row, size_t at, const std::string& name) {
     put<uint32_t>(row, at, names.size());
@@ -295,24 +328,7 @@ inline Bytes build_adapter(AdapterInput input) {
     append(&values, tensor.values.data(), tensor.values.size());
   }
 
-  Bytes file(512);
-  for (size_t i = 0; i < sections.size(); ++i) {
-    pad_to(&file, 64);
-    put<uint32_t>(&file, section_row(i), i + 1);
-    put<uint64_t>(&file, section_row(i) + 8, file.size());
-    put<uint64_t>(&file, section_row(i) + 16, sections[i].size());
-    append(&file, sections[i].data(), sections[i].size());
-  }
-  const uint8_t magic[8] = {0x89, 0x53, 0x48, 0x42, 0x0D, 0x0A, 0x1A, 0x0A};
-  std::copy(magic, magic + 8, file.begin());
-  put<uint16_t>(&file, 10, 1);  // version 0.1
-  put<uint32_t>(&file, 12, 128);
-  put<uint64_t>(&file, 16, file.size());
-  put<uint32_t>(&file, 40, 6);
-  put<uint32_t>(&file, 44, 1);
-  put<uint32_t>(&file, 48, tensor_count);
-  reseal(&file);
-  return file;
+  return assemble(sections, tensor_count);
 }
 
 }  // namespace shira::testing
