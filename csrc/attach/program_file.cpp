@@ -290,6 +290,10 @@ class TableReader {
     if (!is_row_major(dim_order, tensor.dims))
       forbid(&tensor, "its elements are not in row-major order");
     if (tensor.size_bytes == 0) forbid(&tensor, "it is empty");
+    if (tensor.dims.empty() || tensor.dims.size() > kMaxRank) {
+      forbid(&tensor, "its rank is " + std::to_string(tensor.dims.size()) + ", not 1 to " +
+                          std::to_string(kMaxRank));
+    }
     if (known && tensor.offset_bytes % type->bytes != 0) forbid(&tensor, "it is misaligned");
     if (buffer_->ok()) file_->tensors.push_back(std::move(tensor));
   }

@@ -10,6 +10,9 @@ namespace shira {
 /// Numbers are those of docs/FORMAT.md.
 enum class Dtype : uint8_t { f32 = 1, f16 = 2, bf16 = 3 };
 
+/// The most dimensions that a weight may have; the least is one.
+constexpr size_t kMaxRank = 8;
+
 constexpr bool is_dtype(uint8_t number) { return number >= 1 && number <= 3; }
 constexpr size_t dtype_bytes(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
 const char* dtype_name(Dtype dtype);  // "f32", "f16", "bf16"

@@ -19,8 +19,6 @@ namespace shira {
 
 enum class ValueKind : uint8_t { target = 0, delta = 1 };
 
-constexpr size_t kMaxRank = 8;
-
 const char* value_kind_name(ValueKind kind);  // "target", "delta"
 
 /// One tensor of an adapter. Pointers into the file's bytes live as long as the AdapterFile.
