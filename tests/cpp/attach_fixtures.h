@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -284,7 +286,8 @@ class Load {
         mmap(nullptr, length_, PROT_READ, MAP_SHARED, descriptor, static_cast<off_t>(begin));
     close(descriptor);
     if (memory == MAP_FAILED) std::abort();
-    if (lock) locked_ = mlock(memory, size_bytes) == 0;
+    // Not through the C library: sanitizers turn its mlock into nothing.
+    if (lock) locked_ = syscall(SYS_mlock, memory, size_bytes) == 0;
     pages_ = static_cast<uint8_t*>(memory);
     in_page_bytes_ = offset_bytes - begin;
   }
@@ -308,6 +311,23 @@ class Load {
   uint64_t in_page_bytes_ = 0;
   bool locked_ = false;
 };
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;  // no RLIMIT_AS, and munlock does nothing
+#else
+constexpr bool kSanitized = false;
+#endif
+
+/// Runs `body` in a child process; returns its answer, or minus the signal that ended it.
+template <typename Body>
+int in_child(Body body) {
+  fflush(nullptr);
+  const pid_t child = fork();
+  if (child == 0) _exit(body());
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
 
 /// What /proc/self/smaps says of the areas in [begin, begin + length).
 struct Residency {
