@@ -172,7 +172,7 @@ def render_scores(results: dict[str, Any]) -> str:
 def render_training(records: dict[str, Any]) -> str:
     """Writes what each adapter was trained on, with which settings, as Markdown."""
     lines = [
-        "| adapter | mask | sources | pairs | weights trained | share | final loss | seconds |",
+        "| adapter | mask | sources | pairs | weights trained | share | loss | wall seconds |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, record in sorted(records.items()):
