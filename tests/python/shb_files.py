@@ -70,7 +70,7 @@ def section_range(content: bytes, kind: str) -> slice:
 
 
 def resealed(content: bytes | bytearray) -> bytes:
-    """Make every checksum and digest fit the content again, so that only the planted fault is left."""
+    """Make every checksum and digest fit the content, so that only the planted fault is left."""
     data = bytearray(content)
     for index, kind in enumerate(SECTION_KINDS):
         row = 128 + 64 * index
