@@ -1,0 +1,147 @@
+// Opening .shb files: short reads, interruptions, and what is not a regular file.
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <fstream>
+#include <string>
+
+#include "format/adapter_file.h"
+#include "shb_builder.h"
+#include "shb_sample.h"
+
+namespace {
+
+/// How the next calls of read() behave; a test sets it and takes it back.
+struct ReadBehaviour {
+  size_t piece_bytes = 0;  // 0: as the system has it
+  bool interrupted = false;
+  int fails_with = 0;
+  int64_t ends_after_bytes = -1;  // as if the file had become shorter
+  int call_count = 0;
+};
+ReadBehaviour behaviour;
+
+}  // namespace
+
+/// Takes the place of the C library's in this program.
+extern "C" ssize_t read(int file, void* out, size_t size_bytes) {
+  ++behaviour.call_count;
+  if (behaviour.interrupted && behaviour.call_count % 2 == 1) {
+    errno = EINTR;
+    return -1;
+  }
+  if (behaviour.fails_with != 0) {
+    errno = behaviour.fails_with;
+    return -1;
+  }
+  if (behaviour.piece_bytes != 0 && size_bytes > behaviour.piece_bytes)
+    size_bytes = behaviour.piece_bytes;
+  if (behaviour.ends_after_bytes >= 0) {
+    if (static_cast<int64_t>(size_bytes) > behaviour.ends_after_bytes)
+      size_bytes = static_cast<size_t>(behaviour.ends_after_bytes);
+    behaviour.ends_after_bytes -= static_cast<int64_t>(size_bytes);
+  }
+  return syscall(SYS_read, file, out, size_bytes);
+}
+
+namespace shira::testing {
+namespace {
+
+class OpenTest : public ::testing::Test {
+ protected:
+  OpenTest() : path_(::testing::TempDir() + "shira_open_test_" + std::to_string(::getpid())) {}
+  ~OpenTest() override {
+    behaviour = {};
+    ::unlink(path_.c_str());
+    ::rmdir(path_.c_str());
+  }
+
+  void write(const Bytes& bytes) {
+    std::ofstream stream(path_, std::ios::binary);
+    stream.write(reinterpret_cast<const char*>(bytes.data()),
+                 static_cast<std::streamsize>(bytes.size()));
+    ASSERT_TRUE(stream.flush().good());
+  }
+
+  void expect_io_error(const std::string& part_of_message) {
+    const auto opened = AdapterFile::open(path_);
+    ASSERT_FALSE(opened.ok());
+    EXPECT_EQ(opened.error().status, Status::IO_ERROR);
+    EXPECT_EQ(opened.error().file, path_);
+    EXPECT_EQ(opened.error().offset_bytes, kNoOffset);
+    EXPECT_NE(opened.error().message.find(part_of_message), std::string::npos)
+        << opened.error().message;
+  }
+
+  std::string path_;
+};
+
+TEST_F(OpenTest, ReadsWhatIsInTheFile) {
+  write(sample());
+  const auto opened = AdapterFile::open(path_);
+  ASSERT_TRUE(opened.ok()) << opened.error().message;
+  EXPECT_EQ(opened.value()->path(), path_);
+  EXPECT_EQ(opened.value()->file_bytes(), sample().size());
+}
+
+TEST_F(OpenTest, TakesShortAndInterruptedReads) {
+  write(sample());
+  behaviour.piece_bytes = 7;
+  behaviour.interrupted = true;
+  EXPECT_TRUE(AdapterFile::open(path_).ok());
+  EXPECT_GT(behaviour.call_count, 100) << "the premise: this read() was called";
+}
+
+TEST_F(OpenTest, SaysWhenTheFileShrinksMeanwhile) {
+  write(sample());
+  for (const int64_t size : {int64_t{0}, int64_t{100}, int64_t{128}, int64_t{700}}) {
+    behaviour.ends_after_bytes = size;
+    expect_io_error("shorter while it was read");
+  }
+}
+
+TEST_F(OpenTest, SaysWhenTheSystemCannotRead) {
+  write(sample());
+  behaviour.fails_with = EIO;
+  expect_io_error("cannot be read");
+}
+
+TEST_F(OpenTest, NamesTheFileOfAFormatError) {
+  Bytes bytes = sample();
+  bytes[600] ^= 1;
+  write(bytes);
+  const auto opened = AdapterFile::open(path_);
+  EXPECT_EQ(opened.error().status, Status::SECTION_CHECKSUM);
+  EXPECT_EQ(opened.error().file, path_);
+}
+
+TEST_F(OpenTest, RefusesOtherFilesByTheirFirstBytes) {
+  write({});
+  EXPECT_EQ(AdapterFile::open(path_).error().status, Status::TRUNCATED);
+  write(Bytes(100000, 'x'));
+  behaviour.call_count = 0;
+  EXPECT_EQ(AdapterFile::open(path_).error().status, Status::BAD_MAGIC);
+  EXPECT_EQ(behaviour.call_count, 1) << "the rest is not read";
+}
+
+TEST_F(OpenTest, RefusesWhatIsNotThere) { expect_io_error("cannot be opened: No such file"); }
+
+TEST_F(OpenTest, RefusesADirectory) {
+  ASSERT_EQ(::mkdir(path_.c_str(), 0700), 0);
+  expect_io_error("not a regular file");
+}
+
+TEST_F(OpenTest, RefusesAFifoWithoutWaitingForAWriter) {
+  ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
+  ::alarm(20);  // ends the program if it waits after all
+  expect_io_error("not a regular file");
+  ::alarm(0);
+}
+
+}  // namespace
+}  // namespace shira::testing
