@@ -134,15 +134,11 @@ def read_program_tensors(
         OSError: the file cannot be read.
     """
     path = Path(path)
-    magic = _read_at(path, 0, 8)[4:]
-    if magic == b"FT01":
-        found = _flat_tensor_entries(path)
-    elif magic == b"ET12":
-        found = _program_entries(path, include_unnamed)
+    buffer, segments_start = _open(path)
+    if buffer.is_program:
+        found = _program_entries(buffer, segments_start, include_unnamed)
     else:
-        raise ProgramFormatError(
-            path, 4, f"expected the identifier ET12 (.pte) or FT01 (.ptd), found {magic!r}"
-        )
+        found = _flat_tensor_entries(buffer, segments_start)
     tensors: dict[str, ProgramTensor] = {}
     for position, tensor in found:
         # A program may describe a constant several times: once for each method, and once for each
@@ -170,9 +166,9 @@ def read_name_map(path: str | Path) -> dict[str, str]:
         OSError: the file cannot be read.
     """
     path = Path(path)
-    if _read_at(path, 0, 8)[4:] == b"FT01":
+    buffer, _ = _open(path)
+    if not buffer.is_program:
         return {}
-    buffer, _ = _open_program(path)
     for plan in buffer.root().tables(_PROGRAM_PLANS):
         if plan.string(_PLAN_NAME) != NAME_MAP_METHOD:
             continue
@@ -222,6 +218,7 @@ class _Buffer:
         self.path = path
         self.content = content
         self.file_bytes = file_bytes
+        self.is_program = content[4:8] == b"ET12"
         self.work_left = 8 * len(content) + 1024
 
     def error(self, position: int, problem: str) -> ProgramFormatError:
@@ -325,49 +322,47 @@ def _read_at(path: Path, offset_bytes: int, count_bytes: int) -> bytes:
     return content
 
 
-def _open_flatbuffer(
-    path: Path, header_magic: bytes, header_bytes: int
-) -> tuple[_Buffer, list[int]]:
-    """Read a file's header after its identifier, and then its flatbuffer.
+def _open(path: Path) -> tuple[_Buffer, int]:
+    """Read the header and the flatbuffer of either kind of file.
 
-    Returns the flatbuffer and the header's 64-bit numbers; the last two are the start of the
-    segments and (where the header has it) their total size, both checked against the file.
+    Returns:
+        The flatbuffer, and the byte of the file from which segments are counted.
     """
-    header = _read_at(path, 8, header_bytes)
-    if header[:4] != header_magic:
-        raise ProgramFormatError(
-            path, 8, f"expected the header {header_magic!r}, found {header[:4]!r}"
-        )
-    stated_bytes = int.from_bytes(header[4:8], "little")
-    if stated_bytes < header_bytes:
-        raise ProgramFormatError(
-            path, 12, f"the header has {stated_bytes} bytes, expected {header_bytes} or more"
-        )
-    numbers = [int.from_bytes(header[at : at + 8], "little") for at in range(8, header_bytes, 8)]
-    *flatbuffer_range, segments_start, segments_bytes = numbers
-    flatbuffer_end = sum(flatbuffer_range)
     file_bytes = path.stat().st_size
-    if flatbuffer_end > file_bytes:
+    magic = _read_at(path, 0, 8)[4:]
+    kinds = {b"ET12": (b"eh00", 32), b"FT01": (b"FH01", 40)}
+    if magic not in kinds:
         raise ProgramFormatError(
-            path, 16, f"the flatbuffer ends at byte {flatbuffer_end}, the file at {file_bytes}"
+            path, 4, f"expected the identifier ET12 (.pte) or FT01 (.ptd), found {magic!r}"
         )
-    if segments_start + segments_bytes > file_bytes:
+    header_magic, header_bytes = kinds[magic]
+    if magic == b"ET12" and _read_at(path, 8, 4) != header_magic:
+        # A .pte without segments has no header: all of it is the flatbuffer.
+        flatbuffer_end = segments_start = segments_end = file_bytes
+    else:
+        header = _read_at(path, 8, header_bytes)
+        stated_bytes = int.from_bytes(header[4:8], "little")
+        if header[:4] != header_magic or stated_bytes < header_bytes:
+            raise ProgramFormatError(
+                path, 8, f"expected a header {header_magic!r} of {header_bytes} bytes or more"
+            )
+        *flatbuffer_range, segments_start, segments_bytes = (
+            int.from_bytes(header[at : at + 8], "little") for at in range(8, header_bytes, 8)
+        )
+        flatbuffer_end = sum(flatbuffer_range)  # its start, in a .ptd, and its size
+        segments_end = segments_start + segments_bytes
+    if max(flatbuffer_end, segments_end) > file_bytes:
         raise ProgramFormatError(
             path,
             16,
-            f"truncated: the data ends at byte {segments_start + segments_bytes},"
-            f" the file at {file_bytes}",
+            f"truncated: the flatbuffer ends at byte {flatbuffer_end}, the segments at"
+            f" {segments_end}, and the file at {file_bytes}",
         )
     buffer = _Buffer(path, _read_at(path, 0, flatbuffer_end), file_bytes)
     version = buffer.root().scalar(_VERSION, 4)
     if version != 0:
         raise ProgramFormatError(path, 0, f"schema version {version}, expected 0")
-    return buffer, numbers
-
-
-def _open_program(path: Path) -> tuple[_Buffer, int]:
-    buffer, numbers = _open_flatbuffer(path, b"eh00", 32)
-    return buffer, numbers[1]
+    return buffer, segments_start
 
 
 def _segments(table: _Table, index: int, segments_start: int) -> list[tuple[int, int]]:
@@ -413,8 +408,9 @@ def _described_tensor(
     return ProgramTensor(name, dtype, shape, dim_order, start, size_bytes, buffer.path)
 
 
-def _program_entries(path: Path, include_unnamed: bool) -> Iterator[tuple[int, ProgramTensor]]:
-    buffer, segments_start = _open_program(path)
+def _program_entries(
+    buffer: _Buffer, segments_start: int, include_unnamed: bool
+) -> Iterator[tuple[int, ProgramTensor]]:
     root = buffer.root()
     segments = _segments(root, _PROGRAM_SEGMENTS, segments_start)
     constants = root.table(_PROGRAM_CONSTANT_SEGMENT)
@@ -456,10 +452,11 @@ def _program_entries(path: Path, include_unnamed: bool) -> Iterator[tuple[int, P
             )
 
 
-def _flat_tensor_entries(path: Path) -> Iterator[tuple[int, ProgramTensor]]:
-    buffer, numbers = _open_flatbuffer(path, b"FH01", 40)
+def _flat_tensor_entries(
+    buffer: _Buffer, segments_start: int
+) -> Iterator[tuple[int, ProgramTensor]]:
     root = buffer.root()
-    segments = _segments(root, _FLAT_SEGMENTS, numbers[2])
+    segments = _segments(root, _FLAT_SEGMENTS, segments_start)
     for entry in root.tables(_FLAT_NAMED):
         layout = entry.table(_NAMED_LAYOUT)
         if layout is None:  # a backend's blob, not a tensor

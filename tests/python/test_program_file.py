@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Damaged and hostile .pte and .ptd files end in ProgramFormatError, and in nothing else."""
+
+from __future__ import annotations
+
+import random
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from _models import tiny_encoder, tiny_ids
+
+from shira_runtime.export.program import export_program
+from shira_runtime.export.program_file import (
+    NAME_MAP_METHOD,
+    ProgramFormatError,
+    ProgramTensor,
+    read_name_map,
+    read_program_tensors,
+    shared_storage,
+)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, bytes]:
+    """A .pte with its weights, a .pte without, and their .ptd."""
+    folder = tmp_path_factory.mktemp("good")
+    inputs = (tiny_ids(),)
+    names = {"wide.weight": "encoder.wide.weight"}
+    export_program(tiny_encoder(), inputs, folder / "inline.pte", name_map=names)
+    export_program(
+        tiny_encoder(),
+        inputs,
+        folder / "external.pte",
+        data_path=folder / "external.ptd",
+        name_map=names,
+    )
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+NAMES = ["inline.pte", "external.pte", "external.ptd"]
+
+
+def read_all(path: Path) -> None:
+    """Read whatever the file offers; places must lie inside it and values must be readable."""
+    read_name_map(path)
+    file_bytes = path.stat().st_size
+    for tensor in read_program_tensors(path, include_unnamed=True).values():
+        assert 0 <= tensor.offset_bytes <= tensor.offset_bytes + tensor.size_bytes <= file_bytes
+        if tensor.is_contiguous:
+            assert tensor.read().nbytes == tensor.size_bytes
+
+
+def survives(path: Path, content: bytes) -> bool:
+    """True if the content reads, False if it is refused; any other exception fails the test."""
+    path.write_bytes(content)
+    try:
+        read_all(path)
+    except ProgramFormatError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_files_are_good_to_begin_with(files, tmp_path, name):
+    assert survives(tmp_path / name, files[name])
+
+
+@pytest.mark.parametrize("name", ["inline.pte", "external.ptd"])
+def test_every_truncation_is_refused(files, tmp_path, name):
+    content = files[name]
+    lengths = {*range(64), *range(64, len(content), len(content) // 300), len(content) - 1}
+    assert [length for length in lengths if survives(tmp_path / name, content[:length])] == []
+
+
+def test_truncation_of_a_program_without_segments_is_survived(files, tmp_path):
+    # Its header is optional, so what no table needs may be missing; nothing worse may happen.
+    content = files["external.pte"]
+    outcomes = [survives(tmp_path / "x.pte", content[:n]) for n in range(0, len(content), 13)]
+    assert not all(outcomes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_flipped_bytes_are_survived(files, tmp_path, name):
+    generator = random.Random(20250607)
+    content = bytearray(files[name])
+    positions = [*range(64), *generator.sample(range(64, min(len(content), 4096)), 700)]
+    refused = 0
+    for position in positions:
+        original = content[position]
+        content[position] ^= generator.choice([0x01, 0x10, 0x80, 0xFF])
+        refused += not survives(tmp_path / name, bytes(content))
+        content[position] = original
+    assert refused > len(positions) // 50
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_random_damage_is_survived(files, tmp_path, name):
+    generator = random.Random(20250608)
+    for _ in range(300):
+        content = bytearray(files[name])
+        for _ in range(generator.randint(1, 12)):
+            position = 4 * generator.randrange(min(len(content), 4096) // 4)
+            value = generator.choice([0, 1, 0x7FFFFFFF, 0xFFFFFFFF, generator.randrange(2**32)])
+            struct.pack_into("<I", content, position, value)
+        survives(tmp_path / name, bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "truncated"),
+        (b"\0\0\0\0PK\3\4" + bytes(100), "found b'PK"),
+        (b"\x0c\0\0\0FT01FH02" + bytes(100), "expected a header b'FH01'"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, content, problem):
+    path = tmp_path / "other.pte"
+    path.write_bytes(content)
+    with pytest.raises(ProgramFormatError, match=problem):
+        read_program_tensors(path)
+
+
+def many_plans(count: int) -> bytes:
+    """A .pte of about 8 * count bytes whose methods are `count` times one, of `count` equal values.
+
+    Read naively, that is count ** 2 tables. Written by hand: each vtable lies before its table.
+    """
+    content = bytearray(b"\0\0\0\0ET12\0\0\0\0")
+
+    def table(*fields: int) -> int:
+        """Append a table with room for these numbered 4-byte fields; return its position."""
+        slots = [0] * (max(fields) + 1)
+        for place, field in enumerate(fields):
+            slots[field] = 4 + 4 * place
+        vtable = struct.pack("<2H", 4 + 2 * len(slots), 4 + 4 * len(fields))
+        vtable += struct.pack(f"<{len(slots)}H", *slots)
+        vtable += bytes(-len(vtable) % 4)
+        content.extend(vtable)
+        position = len(content)
+        content.extend(struct.pack("<i", len(vtable)) + bytes(4 * len(fields)))
+        return position
+
+    def repeated(field: int) -> range:
+        """Append a vector of `count` empty references, and let the field refer to it."""
+        struct.pack_into("<I", content, field, len(content) - field)
+        content.extend(struct.pack("<I", count) + bytes(4 * count))
+        return range(len(content) - 4 * count, len(content), 4)
+
+    # References point forward only, so what they point to is appended after them.
+    program = table(1)
+    struct.pack_into("<I", content, 0, program)
+    plans = repeated(program + 4)
+    plan = table(2)
+    values = repeated(plan + 4)
+    value = table(0)
+    for positions, target in ((plans, plan), (values, value)):
+        for position in positions:
+            struct.pack_into("<I", content, position, target - position)
+    return bytes(content)
+
+
+def test_work_is_bounded_by_the_size_of_the_file(tmp_path):
+    path = tmp_path / "many.pte"
+    path.write_bytes(many_plans(2))
+    assert read_program_tensors(path) == {}
+    path.write_bytes(many_plans(20_000))
+    started = time.monotonic()
+    with pytest.raises(ProgramFormatError, match="more entries than the file has bytes for"):
+        read_program_tensors(path)
+    assert time.monotonic() - started < 20.0
+
+
+@pytest.mark.parametrize("value", ["[1, 2]", '{"a": 1}', "{", '{"a": "b"}', "[" * 4000])
+def test_a_name_map_must_be_an_object_of_strings(files, tmp_path, value):
+    # Same length, so that the string's length and all offsets stay right.
+    original = b'{"wide.weight": "encoder.wide.weight"}'
+    path = tmp_path / "inline.pte"
+    content = files["inline.pte"]
+    assert content.count(original) == 1
+    path.write_bytes(
+        content.replace(original, value.encode().ljust(len(original))[: len(original)])
+    )
+    if value == '{"a": "b"}':
+        assert read_name_map(path) == {"a": "b"}
+        return
+    with pytest.raises(ProgramFormatError, match="name map is not a JSON object of strings"):
+        read_name_map(path)
+
+
+def test_the_name_map_is_found_by_its_method(files, tmp_path):
+    path = tmp_path / "inline.pte"
+    renamed = NAME_MAP_METHOD[:-1] + "q"
+    path.write_bytes(files["inline.pte"].replace(NAME_MAP_METHOD.encode(), renamed.encode()))
+    assert read_name_map(path) == {}
+
+
+def tensor(name: str, start: int, size: int, file: str = "a.pte") -> ProgramTensor:
+    return ProgramTensor(name, "uint8", (size,), (0,), start, size, Path(file))
+
+
+def test_shared_storage_finds_every_overlap():
+    assert shared_storage([tensor("a", 0, 4), tensor("b", 4, 4), tensor("c", 0, 4, "b.ptd")]) == []
+    assert shared_storage([tensor("b", 0, 4), tensor("a", 0, 4)]) == [("a", "b")]
+    # The third overlaps the first and not the second; an empty tensor shares nothing.
+    chain = [tensor("a", 0, 9), tensor("b", 1, 2), tensor("c", 8, 4), tensor("none", 2, 0)]
+    assert shared_storage(chain) == [("a", "b", "c")]
+
+
+def test_permuted_values_are_not_read(tmp_path):
+    path = tmp_path / "raw"
+    path.write_bytes(np.arange(6, dtype=np.uint8).tobytes())
+    permuted = ProgramTensor("w", "uint8", (2, 3), (1, 0), 0, 6, path)
+    with pytest.raises(ProgramFormatError, match="not row-major"):
+        permuted.read()
+    cut = ProgramTensor("w", "uint8", (2, 4), (0, 1), 0, 8, path)
+    with pytest.raises(ProgramFormatError, match="expected 8 values, found 6"):
+        cut.read()
