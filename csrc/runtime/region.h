@@ -26,12 +26,17 @@ class Region {
 
   /// Reads `size_bytes` pristine bytes belonging to `data` into `out`. NOT_SUPPORTED without a
   /// source; IO_ERROR or DETACHED when the file changed its identity.
-  virtual Result<void> read_source(const uint8_t* data, uint64_t size_bytes, uint8_t* out) const;
+  virtual Result<void> read_source(const uint8_t* /*data*/, uint64_t /*size_bytes*/,
+                                   uint8_t* /*out*/) const {
+    return Error{Status::NOT_SUPPORTED, "this memory has no source file to read the base from"};
+  }
 
   /// Drops every private page of the region, so that the memory shows the file again. Only for
   /// file-backed private maps whose device, inode and size still match, else NOT_SUPPORTED or
   /// DETACHED. REQUIRES: check() passed under the same gate.
-  virtual Result<void> hard_revert();
+  virtual Result<void> hard_revert() {
+    return Error{Status::NOT_SUPPORTED, "this memory has no source file to revert to"};
+  }
 };
 
 }  // namespace shira

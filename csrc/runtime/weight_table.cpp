@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "base/checked_math.h"
-#include "format/adapter_file.h"
+#include "base/dtype.h"
 
 namespace shira {
 namespace {

@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <random>
-#include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -267,10 +269,10 @@ inline std::vector<Member> normalise(const Adapters& adapters, std::vector<Membe
   return members;
 }
 
-/// The bytes of every tensor under `members`, and the touched (tensor, flat index) pairs.
+/// The bytes of every tensor under `members`, and which elements a member touches.
 struct Expected {
   std::vector<Bytes> bytes;
-  std::set<std::pair<size_t, uint32_t>> touched;
+  std::vector<std::vector<uint8_t>> touched;  // 0 or 1 by tensor and flat index
 };
 
 inline Expected expected_state(const Model& model, const Adapters& adapters,
@@ -285,7 +287,7 @@ inline Expected expected_state(const Model& model, const Adapters& adapters,
       float sum = 0;
       const uint8_t* exact = nullptr;
     };
-    std::map<uint32_t, Cell> cells;
+    std::vector<Cell> cells(tensor.numel());
     for (const Member& member : ordered) {
       for (const TensorInput& input : adapters.at(member.name).input.tensors) {
         if (input.name != tensor.name) continue;
@@ -298,20 +300,24 @@ inline Expected expected_state(const Model& model, const Adapters& adapters,
           const float contribution = member.scale * change;
           Cell& cell = cells[input.index[i]];
           cell.sum = cell.count == 0 ? contribution : cell.sum + contribution;
-          cell.exact = cell.count == 0 && is_target && member.scale == 1.0F ? value : nullptr;
+          const bool is_exact = cell.count == 0 && is_target && member.scale == 1.0F;
+          cell.exact = is_exact ? value : nullptr;
           ++cell.count;
         }
       }
     }
-    for (const auto& [index, cell] : cells) {
-      expected.touched.emplace(t, index);
+    std::vector<uint8_t> touched(cells.size());
+    for (size_t index = 0; index < cells.size(); ++index) {
+      if (cells[index].count == 0) continue;
+      touched[index] = 1;
       uint8_t* out = &expected.bytes[t][index * width];
-      if (cell.exact != nullptr) {
-        std::memcpy(out, cell.exact, width);
+      if (cells[index].exact != nullptr) {
+        std::memcpy(out, cells[index].exact, width);
       } else {
-        narrow(tensor.dtype, widen(tensor.dtype, out) + cell.sum, out);
+        narrow(tensor.dtype, widen(tensor.dtype, out) + cells[index].sum, out);
       }
     }
+    expected.touched.push_back(std::move(touched));
   }
   return expected;
 }

@@ -1,0 +1,286 @@
+// Random switches against an oracle that knows only the pristine base: laws I1, I4, I7, I8 and I10.
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <cfenv>
+#include <cstdlib>
+#include <map>
+#include <set>
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+
+#include "runtime_support.h"
+
+namespace shira::testing {
+namespace {
+
+uint64_t seed() {
+  const char* text = std::getenv("SHIRA_TEST_SEED");
+  return text == nullptr ? 20261121 : std::strtoull(text, nullptr, 10);
+}
+
+Model three_dtypes(std::mt19937_64& random) {
+  Model model;
+  int number = 0;
+  for (const Dtype dtype : {Dtype::f32, Dtype::f16, Dtype::bf16}) {
+    for (const auto& dims : std::vector<std::vector<uint32_t>>{{23, 41}, {64, 64}, {3, 5, 7}}) {
+      const size_t numel =
+          dims.size() == 2 ? size_t{dims[0]} * dims[1] : size_t{dims[0]} * dims[1] * dims[2];
+      model.tensors.push_back(make_tensor("layer." + std::to_string(number++), dtype, dims,
+                                          random_bytes(random, dtype, numel)));
+    }
+  }
+  return model;
+}
+
+Adapters random_adapters(std::mt19937_64& random, const Model& model, int count, double density) {
+  Adapters adapters;
+  for (int i = 0; i < count; ++i) {
+    const std::string name = "adapter" + std::to_string(i);
+    adapters.emplace(
+        name, random_adapter(random, name, model, i % 3 == 2 ? ValueKind::delta : ValueKind::target,
+                             density));
+  }
+  // The same content once more under another name: equal digests must not unsettle the order of
+  // summation.
+  adapters.emplace("twin", adapters.at("adapter0"));
+  return adapters;
+}
+
+void add_all(const Adapters& adapters, Program* program) {
+  for (const auto& [name, adapter] : adapters) {
+    AddOptions options;
+    options.name = name;
+    const Result<std::string> added = program->add_adapter(adapter.file, options);
+    ASSERT_TRUE(added.ok()) << added.error().message;
+  }
+}
+
+std::vector<Member> random_members(std::mt19937_64& random, const Adapters& adapters) {
+  static constexpr float kScales[] = {1.0F, 1.0F, 1.0F, 0.5F, -0.75F, 0.0F, 1.7F, -0.0F, 0.3333F};
+  std::vector<std::string> names;
+  for (const auto& [name, adapter] : adapters) names.push_back(name);
+  std::shuffle(names.begin(), names.end(), random);
+  names.resize(std::min<size_t>(names.size(), random() % 4));
+  std::vector<Member> members;
+  for (const std::string& name : names) members.push_back(Member{name, kScales[random() % 9]});
+  return members;
+}
+
+bool same_members(const std::vector<Member>& a, const std::vector<Member>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Member& x, const Member& y) {
+    return x.name == y.name && x.scale == y.scale;
+  });
+}
+
+// What the report of a switch between two states must say.
+void expect_report(const SwitchReport& report, Model* model, const Expected& old_state,
+                   const Expected& new_state) {
+  SwitchReport expected;
+  for (size_t t = 0; t < model->tensors.size(); ++t) {
+    LiveTensor& tensor = model->tensors[t];
+    const size_t width = dtype_bytes(tensor.dtype);
+    std::set<uintptr_t> pages;
+    for (size_t index = 0; index < tensor.numel(); ++index) {
+      if ((old_state.touched[t][index] | new_state.touched[t][index]) == 0) continue;
+      ++expected.elements_written;
+      expected.bytes_written += width;
+      expected.elements_changed += std::memcmp(&old_state.bytes[t][index * width],
+                                               &new_state.bytes[t][index * width], width) != 0;
+      pages.insert(reinterpret_cast<uintptr_t>(tensor.data() + index * width) / page_bytes());
+    }
+    expected.tensors_matched += pages.empty() ? 0 : 1;
+    expected.pages_touched += pages.size();
+  }
+  EXPECT_EQ(report.tensors_matched, expected.tensors_matched);
+  EXPECT_EQ(report.elements_written, expected.elements_written);
+  EXPECT_EQ(report.elements_changed, expected.elements_changed);
+  EXPECT_EQ(report.bytes_written, expected.bytes_written);
+  EXPECT_EQ(report.pages_touched, expected.pages_touched);
+}
+
+TEST(ProgramOracle, ThousandsOfSwitchesEqualTheOracle) {
+  SCOPED_TRACE("SHIRA_TEST_SEED=" + std::to_string(seed()));
+  std::mt19937_64 random(seed());
+  for (int world = 0; world < 6; ++world) {
+    Model model = three_dtypes(random);
+    const Adapters adapters = random_adapters(random, model, 7, world % 2 == 0 ? 0.03 : 0.4);
+    Program program;
+    model.register_with(&program);
+    add_all(adapters, &program);
+
+    Expected state = expected_state(model, adapters, {});
+    std::vector<Member> active;
+    uint64_t epoch = 0;
+    std::map<std::vector<Bytes>, Hash128> digest_of_bytes = {{model.pristine(), hash128("", 0)}};
+    std::set<Hash128> digests = {hash128("", 0)};
+    for (int step = 0; step < 400; ++step) {
+      const std::vector<Member> members = random_members(random, adapters);
+      const Result<SwitchReport> result = program.switch_to(members);
+      ASSERT_TRUE(result.ok()) << result.error().message;
+      const std::vector<Member> next_active = normalise(adapters, members);
+      Expected next = expected_state(model, adapters, members);
+      ASSERT_EQ(model.live(), next.bytes) << "world " << world << " step " << step;  // I1, I4
+      if (same_members(next_active, active)) {
+        EXPECT_EQ(result.value().tensors_matched + result.value().elements_written, 0U);
+      } else {
+        expect_report(result.value(), &model, state, next);  // I8
+      }
+      ASSERT_TRUE(same_members(program.active(), next_active));
+      epoch += next.bytes != state.bytes ? 1 : 0;  // I10
+      ASSERT_EQ(result.value().epoch, epoch);
+      ASSERT_EQ(program.epoch(), epoch);
+      const auto [known, is_new] = digest_of_bytes.emplace(next.bytes, program.digest());
+      ASSERT_EQ(known->second, program.digest());
+      if (is_new) {
+        ASSERT_TRUE(digests.insert(known->second).second) << "two states share a digest";
+      }
+      state = std::move(next);
+      active = next_active;
+      if (HasFailure()) return;
+    }
+    ASSERT_TRUE(program.verify_base().value().modified.empty());
+    ASSERT_TRUE(program.switch_to({}).ok());
+    ASSERT_EQ(model.live(), model.pristine());
+    ASSERT_EQ(program.digest(), hash128("", 0));
+    ASSERT_TRUE(model.guards_intact());
+  }
+}
+
+TEST(ProgramOracle, TheOrderOfMembersAndOfTheirAdditionDoesNotMatter) {
+  std::mt19937_64 random(7);
+  Model model = three_dtypes(random);
+  const Adapters adapters = random_adapters(random, model, 5, 0.5);
+  const std::vector<Bytes> pristine = model.pristine();
+  std::vector<Bytes> first;
+  std::vector<std::string> names = {"adapter0", "adapter1", "adapter2", "adapter3", "twin"};
+  for (int round = 0; round < 10; ++round) {
+    std::shuffle(names.begin(), names.end(), random);
+    Program program;
+    model.register_with(&program);
+    std::vector<Member> members;
+    for (const std::string& name : names) {
+      AddOptions options;
+      options.name = name;
+      ASSERT_TRUE(program.add_adapter(adapters.at(name).file, options).ok());
+      members.push_back(Member{name, name == "twin" ? 0.7F : 0.3F});
+    }
+    ASSERT_TRUE(program.switch_to(members).ok());
+    if (round == 0) first = model.live();
+    EXPECT_EQ(model.live(), first);
+    ASSERT_TRUE(program.switch_to({}).ok());
+    EXPECT_EQ(model.live(), pristine);
+  }
+}
+
+// 3 threads sum 3 floats in an order-dependent way only if the order is not fixed: 1e8 + 1 - 1e8
+// shows it.
+TEST(ProgramOracle, SumsAreTakenInDigestOrder) {
+  Model model;
+  model.tensors.push_back(
+      make_tensor("w", Dtype::f32, {4}, encode_values(Dtype::f32, {0, 0, -0.0F, 1})));
+  Adapters adapters;
+  const float values[] = {1e8F, 1.0F, -1e8F};
+  for (int i = 0; i < 3; ++i) {
+    const std::string name(1, static_cast<char>('a' + i));
+    adapters.emplace(name, simple_adapter(name, model.tensors[0], {0, 2}, {values[i], -0.0F}));
+  }
+  Program program;
+  model.register_with(&program);
+  add_all(adapters, &program);
+  const std::vector<Member> members = {{"a", 1}, {"b", 1}, {"c", 1}};
+  ASSERT_TRUE(program.switch_to(members).ok());
+  EXPECT_EQ(model.live(), expected_state(model, adapters, members).bytes);
+}
+
+TEST(ProgramOracle, NegativeZeroAndScaleOneTargetsAreExact) {
+  Model model;
+  model.tensors.push_back(
+      make_tensor("w", Dtype::f32, {3}, encode_values(Dtype::f32, {1e-8F, 0.0F, -0.0F})));
+  const Adapters adapters = {{"a", simple_adapter("a", model.tensors[0], {0, 1}, {1e8F, -0.0F})},
+                             {"b", simple_adapter("b", model.tensors[0], {2}, {3.0F})}};
+  Program program;
+  model.register_with(&program);
+  add_all(adapters, &program);
+  // b + 1 * (t - b) would lose the base's 1e-8 and the sign of -0.0; stacked with a disjoint
+  // adapter nothing is lost either.
+  for (const std::vector<Member>& members :
+       {std::vector<Member>{{"a", 1}}, std::vector<Member>{{"a", 1}, {"b", 0.5F}}}) {
+    ASSERT_TRUE(program.switch_to(members).ok());
+    const Bytes live = model.live()[0];
+    EXPECT_EQ(Bytes(live.begin(), live.begin() + 8), encode_values(Dtype::f32, {1e8F, -0.0F}));
+  }
+}
+
+TEST(ProgramOracle, EveryThreadCountGivesTheSameBytesAndCounts) {
+  std::mt19937_64 random(11);
+  Model model;
+  for (int i = 0; i < 6; ++i) {
+    const Dtype dtype = static_cast<Dtype>(1 + i % 3);
+    const uint32_t rows = i == 0 ? 1024 : 200;
+    model.tensors.push_back(make_tensor("w" + std::to_string(i), dtype, {rows, 300},
+                                        random_bytes(random, dtype, size_t{rows} * 300)));
+  }
+  const Adapters adapters = random_adapters(random, model, 4, 0.3);
+  const std::vector<std::vector<Member>> states = {
+      {{"adapter0", 1}},
+      {{"adapter1", 1}, {"adapter2", 0.5F}},
+      {{"adapter3", 1}, {"adapter0", 1}, {"twin", 0.1F}},
+      {{"adapter1", 1}},
+      {}};
+  std::vector<std::vector<Bytes>> live_of_one;
+  std::vector<SwitchReport> report_of_one;
+  for (const uint32_t thread_count : {1, 2, 3, 4}) {
+    Program program;
+    model.register_with(&program);
+    add_all(adapters, &program);
+    ASSERT_TRUE(program.set_thread_count(thread_count).ok());
+    EXPECT_EQ(program.thread_count(), thread_count);
+    for (size_t i = 0; i < states.size(); ++i) {
+      const Result<SwitchReport> result = program.switch_to(states[i]);
+      ASSERT_TRUE(result.ok()) << result.error().message;
+      const SwitchReport& report = result.value();
+      if (thread_count == 1) {
+        live_of_one.push_back(model.live());
+        report_of_one.push_back(report);
+      }
+      EXPECT_EQ(model.live(), live_of_one[i]);
+      EXPECT_EQ(report.elements_written, report_of_one[i].elements_written);
+      EXPECT_EQ(report.elements_changed, report_of_one[i].elements_changed);
+      EXPECT_EQ(report.pages_touched, report_of_one[i].pages_touched);
+    }
+    EXPECT_TRUE(program.verify_base().value().modified.empty());
+  }
+  EXPECT_EQ(model.live(), model.pristine());
+}
+
+TEST(ProgramOracle, TheCallersFloatModeDoesNotMatter) {
+  Model model;
+  const Bytes base = encode_values(Dtype::f32, {0x1p-140F, 1.0F, 3.0F, -1.0F});
+  model.tensors.push_back(make_tensor("w", Dtype::f32, {4}, base));
+  const Adapters adapters = {
+      {"a", simple_adapter("a", model.tensors[0], {0, 1, 2}, {0x1p-139F, 1.1F, 0.1F})}};
+  const std::vector<Member> members = {{"a", 0.3F}};
+  const Expected expected = expected_state(model, adapters, members);
+  Program program;
+  model.register_with(&program);
+  add_all(adapters, &program);
+  std::fesetround(FE_UPWARD);
+#if defined(__SSE2__)
+  const unsigned mode = _mm_getcsr();
+  _mm_setcsr(mode | 0x8040U);  // flush results and operands to zero
+#endif
+  const bool ok = program.switch_to(members).ok();
+#if defined(__SSE2__)
+  EXPECT_EQ(_mm_getcsr() & 0x8040U, 0x8040U) << "the caller's mode was not given back";
+  _mm_setcsr(mode);
+#endif
+  EXPECT_EQ(std::fegetround(), FE_UPWARD);
+  std::fesetround(FE_TONEAREST);
+  ASSERT_TRUE(ok);
+  EXPECT_EQ(model.live(), expected.bytes);
+}
+
+}  // namespace
+}  // namespace shira::testing
