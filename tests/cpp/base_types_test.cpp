@@ -1,5 +1,5 @@
-// The small types everything stands on: Array, ByteReader, size arithmetic, Result and status
-// names. SPDX-License-Identifier: Apache-2.0
+// The small types everything stands on: Array, ByteReader, size arithmetic, Result, status names.
+// SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
 #include <cstdint>
