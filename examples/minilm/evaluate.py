@@ -165,7 +165,8 @@ def render_scores(results: dict[str, Any]) -> str:
         lines.append(f"| {task} | {rows['base']['query_count']} | " + " | ".join(cells) + " |")
     errors = [row["mrr_standard_error"] for row in results["scores"]]
     lines += ["", f"Standard errors of the MRRs: {min(errors):.3f} to {max(errors):.3f}."]
-    lines += ["", "Packages: " + ", ".join(f"{k} {v}" for k, v in results["packages"].items())]
+    packages = ", ".join(f"{name} {version}" for name, version in results["packages"].items())
+    lines += ["", f"Packages: {packages}."]
     return "\n".join(lines)
 
 
@@ -182,9 +183,14 @@ def render_training(records: dict[str, Any]) -> str:
             f"| {record['pair_count']} | {record['trained_entry_count']} | {share:.2%} "
             f"| {record['final_loss']:.4f} | {record['seconds']:.0f} |"
         )
-    record = next(iter(records.values()))
-    for title, values in (("Settings", record["settings"]), ("Versions", record["versions"])):
-        lines += ["", f"{title}: " + ", ".join(f"{k} {v}" for k, v in values.items()) + "."]
+    titles = {"settings": "Settings", "packages": "Packages", "versions": "Versions"}
+    for key, title in titles.items():
+        by_text: dict[str, list[str]] = {}
+        for name, record in sorted(records.items()):
+            text = ", ".join(f"{field} {value}" for field, value in record[key].items())
+            by_text.setdefault(text, []).append(name)
+        lines += ["", f"{title}:", ""]
+        lines += [f"- {', '.join(names)}: {text}" for text, names in by_text.items()]
     return "\n".join(lines)
 
 
@@ -238,7 +244,9 @@ def main() -> None:
         "schema_version": 1,
         "states": STATES,
         "scores": scores,
-        "packages": manuals.package_versions(arguments.cache),
+        "packages": manuals.package_versions(
+            [(manuals.FAQ, language) for language in LANGUAGES], arguments.cache
+        ),
         "versions": {"torch": torch.__version__, "peft": peft.__version__},
     }
     arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -37,6 +37,10 @@ class Manual:
     english_pages: str
     foreign_pages: str
 
+    def packages(self, language: str) -> tuple[str, str]:
+        """Names the English and the translated package."""
+        return self.english_package, self.foreign_package.format(language=language)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -174,10 +178,19 @@ def _fetch(package: str, cache: Path) -> Path:
     return partial.rename(unpacked)
 
 
-def package_versions(cache: Path = CACHE_FOLDER) -> dict[str, str]:
-    """Names the version of every package in the cache, for the record beside a result."""
-    archives = sorted(cache.glob("*.deb"))
-    return {name: version for name, version, _ in (path.name.split("_") for path in archives)}
+def package_versions(used: list[tuple[Manual, str]], cache: Path = CACHE_FOLDER) -> dict[str, str]:
+    """Looks up the versions of fetched packages, for the record beside a result.
+
+    Args:
+        used: manuals with the language of the translation.
+        cache: folder that `aligned_pairs` was given.
+
+    Returns:
+        Debian version by package name.
+    """
+    names = sorted({name for manual, language in used for name in manual.packages(language)})
+    archives = {name: sorted(cache.glob(f"{name}_*.deb"))[-1].name for name in names}
+    return {name: archive.split("_")[1] for name, archive in archives.items()}
 
 
 def aligned_pairs(manual: Manual, language: str, cache: Path = CACHE_FOLDER) -> list[Pair]:
@@ -197,8 +210,7 @@ def aligned_pairs(manual: Manual, language: str, cache: Path = CACHE_FOLDER) -> 
     Raises:
         RuntimeError: the packages cannot be fetched or hold no aligned pages.
     """
-    english_root = _fetch(manual.english_package, cache)
-    foreign_root = _fetch(manual.foreign_package.format(language=language), cache)
+    english_root, foreign_root = (_fetch(name, cache) for name in manual.packages(language))
     foreign_pattern = foreign_root / manual.foreign_pages.format(language=language)
     page_suffix = manual.english_pages.rpartition("*")[2]
     pairs: list[Pair] = []

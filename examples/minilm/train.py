@@ -176,6 +176,9 @@ def train(recipe: Recipe, cache: Path) -> dict[str, object]:
         "mask": recipe.mask,
         "seed": recipe.seed,
         "sources": [manual.name for manual in recipe.sources],
+        "packages": manuals.package_versions(
+            [(manual, recipe.language) for manual in recipe.sources], cache
+        ),
         "pair_count": len(pairs),
         "trained_entry_count": entry_count,
         "target_weight_count": target_count,

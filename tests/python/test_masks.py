@@ -138,12 +138,10 @@ def test_snip_mask_weighs_values_by_gradient():
     layer = linear(2, 4)
     with torch.no_grad():
         layer.weight.copy_(torch.arange(1.0, 9.0).reshape(2, 4))
-    layer.weight.grad = torch.zeros(2, 4)
-    layer.weight.grad[0] = -100.0
-    layer.weight.grad[1, :2] = 0.1
-    assert torch.equal(
-        masks.snip_mask(layer, 1), torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]])
-    )
+    # Neither the smallest weights nor the smallest gradients alone are left out.
+    layer.weight.grad = torch.tensor([[-2.5, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.1]])
+    expected = torch.tensor([[1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0]])
+    assert torch.equal(masks.snip_mask(layer, 1), expected)
 
 
 def test_snip_mask_needs_a_gradient():
