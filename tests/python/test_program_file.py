@@ -166,7 +166,7 @@ def test_work_is_bounded_by_the_size_of_the_file(tmp_path):
     path = tmp_path / "many.pte"
     path.write_bytes(many_plans(2))
     assert read_program_tensors(path) == {}
-    path.write_bytes(many_plans(20_000))
+    path.write_bytes(many_plans(2_000))
     started = time.monotonic()
     with pytest.raises(ProgramFormatError, match="more entries than the file has bytes for"):
         read_program_tensors(path)
