@@ -95,8 +95,8 @@ class Base:
         Raises:
             ExportError: its type cannot be changed by an adapter, or a value does not fit it.
         """
-        tensor = self.tensor(name)
-        return convert(tensor.read().reshape(-1), self.deployed_dtype(name), tensor.where)
+        tensor, dtype = self.tensor(name), self.deployed_dtype(name)
+        return convert(tensor.read().reshape(-1), dtype, tensor.where)
 
 
 def xxh3_128(values: NDArray[Any]) -> bytes:

@@ -168,7 +168,8 @@ class ExportReport:
         return Group(*parts)
 
     def _tensor_table(self, show_all: bool) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, title=f"adapter {self.name}", title_justify="left")
+        title = Text(f"adapter {self.name}")
+        table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
         table.add_column("tensor", overflow="fold")
         for heading in ("shape", "index codec"):
             table.add_column(heading, no_wrap=True)

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command shira-export: exit codes, the two output streams, JSON, and what it leaves behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from export_inputs import Q_PROJ, peft_tensors, random_pairs, weights, write_peft, write_safetensors
+from shb_reader import read_shb
+
+from shira_runtime.export.cli import main
+
+SHAPE = (12, 20)
+NAME = "layers.0.q_proj.weight"
+
+
+class Result(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs the console script's function in an empty folder that holds an adapter and a base."""
+    monkeypatch.chdir(tmp_path)
+    write_peft(tmp_path / "de", peft_tensors(*random_pairs(SHAPE, 32)))
+    write_safetensors(tmp_path / "base.safetensors", {NAME: weights(SHAPE)})
+
+    def run_command(*arguments: str) -> Result:
+        monkeypatch.setattr("sys.argv", ["shira-export", *arguments])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        captured = capsys.readouterr()
+        return Result(int(exit_info.value.code or 0), captured.out, captured.err)
+
+    return run_command
+
+
+def test_an_export_reports_on_standard_output(run: Run) -> None:
+    result = run("de", "-o", "german.shb", "--base", "base.safetensors")
+    assert (result.code, result.stderr) == (0, "")
+    size = Path("german.shb").stat().st_size
+    for expected in (
+        "adapter german",
+        f"{NAME} .*12x20 .*gaps8 .*32 .*13.333% .*5.00",
+        "read de: peft-shira, f32, scale 1",
+        f"wrote german.shb: {size:,} bytes, 1 tensors, 32 f32 target values .*bound to base.safe",
+        f"bytes per entry: {size / 32:.2f} with header and names; PEFT 12; entropy bound",
+        f"names matched as unwrapped: 1:\n  {Q_PROJ}.weight -> {NAME}",
+    ):
+        assert re.search(expected, result.stdout), expected
+
+
+def test_json_goes_to_standard_output_and_words_to_standard_error(run: Run) -> None:
+    result = run("de", "-o", "a.shb", "--shapes", f"{NAME}=12x20", "--json", "--values", "bf16")
+    report = json.loads(result.stdout)
+    assert result.code == 0
+    assert result.stderr.startswith("note: unbound: ")
+    assert set(report) == {
+        *("schema", "output", "file_bytes", "content_digest", "name", "source", "source_format"),
+        *("base", "bound", "kind", "scale", "tensor_count", "entry_count", "no_op_entry_count"),
+        *("density", "bytes_per_entry", "peft_bytes_per_entry", "entropy_bound_bytes_per_entry"),
+        *("tensors", "names", "skipped", "unchanged_count", "notes", "metadata"),
+    }
+    assert set(report["tensors"][0]) == {
+        *("name", "source", "shape", "dtype", "source_dtype", "value_dtype", "entry_count"),
+        *("no_op_entry_count", "rounding_error", "index_codec", "index_bytes"),
+        *("index_sizes_bytes", "density"),
+    }
+    assert (report["schema"], report["kind"], report["bound"]) == (1, "delta", False)
+    assert report["tensors"][0]["shape"] == [12, 20]
+    assert report["names"] == [{"source": f"{Q_PROJ}.weight", "target": NAME, "how": "unwrapped"}]
+    assert report["content_digest"] == read_shb("a.shb")["content_digest"]
+
+
+def test_options_reach_the_file(run: Run) -> None:
+    Path("shapes.json").write_text(json.dumps({"renamed.weight": [12, 20]}))
+    result = run(
+        *("de", "--output", "a.shb", "--shapes", "shapes.json"),
+        *("--rename", r".*\.weight=renamed.weight"),
+        *("--name", "Deutsch", "--license", "MIT", "--description", "ein Satz", "--dtype", "f16"),
+        *("--scale", "0.5", "--index", "runs", "--values", "f16"),
+    )  # fmt: skip
+    assert result.code == 0, result.stderr
+    read = read_shb("a.shb")
+    tensor = read["tensors"]["renamed.weight"]
+    assert (read["name"], read["metadata"]["license"]) == ("Deutsch", "MIT")
+    assert read["metadata"]["description"] == "ein Satz"
+    assert (tensor["codec"], tensor["dtype"], tensor["value_dtype"]) == ("runs", "f16", "f16")
+    expected = (random_pairs(SHAPE, 32)[1] * np.float32(0.5)).astype(np.float16)
+    assert tensor["values"].tobytes() == expected.tobytes()
+
+
+def test_a_long_report_is_cut_unless_all_is_asked_for(run: Run) -> None:
+    modules = [f"base_model.model.layers.{i:02}.q_proj" for i in range(20)]
+    pairs = random_pairs(SHAPE, 32)
+    write_peft(Path("many"), {k: v for m in modules for k, v in peft_tensors(*pairs, m).items()})
+    base = {f"layers.{i:02}.q_proj.weight": weights(SHAPE) for i in range(20)}
+    write_safetensors(Path("many.safetensors"), base)
+    short = run("many", "-o", "a.shb", "--base", "many.safetensors").stdout
+    assert "(8 more: --all shows them)" in short
+    assert "layers.12.q_proj.weight" not in short
+    long = run("many", "-o", "b.shb", "--base", "many.safetensors", "--all").stdout
+    assert all(name in long for name in base)
+
+
+REFUSALS: dict[str, tuple[list[str], str]] = {
+    "no such file": (["nothing", "-o", "a.shb"], "nothing"),
+    "no shapes": (["de", "-o", "a.shb"], "give --shapes"),
+    "no such base": (["de", "-o", "a.shb", "--base", "x.pte"], "x.pte"),
+    "not a base": (["de", "-o", "a.shb", "--base", "de"], "de: has no model.safetensors"),
+    "not shapes": (["de", "-o", "a.shb", "--shapes", "x.json"], "x.json: is neither FQN=ROWSxCOLS"),
+    "two shapes": (
+        ["de", "-o", "a.shb", "--shapes", "a=2x2", "--shapes", "a=2x3"],
+        "a has another shape",
+    ),
+    "no folder": (["de", "-o", "x/a.shb", "--base", "base.safetensors"], "folder x does not exist"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_what_is_refused_exits_with_1(run: Run, arguments: list[str], message: str) -> None:
+    before = sorted(Path().iterdir())
+    result = run(*arguments)
+    assert (result.code, result.stdout) == (1, "")
+    assert result.stderr.startswith("shira-export: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert sorted(Path().iterdir()) == before
+
+
+MISUSE: dict[str, tuple[list[str], str]] = {
+    "nothing": ([], "ADAPTER"),
+    "no output": (["de"], "--output"),
+    "unknown option": (["de", "-o", "a.shb", "--fast"], "--fast"),
+    "dtype": (["de", "-o", "a.shb", "--dtype", "int8"], "int8"),
+    "index": (["de", "-o", "a.shb", "--index", "rice"], "rice"),
+    "scale": (["de", "-o", "a.shb", "--scale", "x"], "--scale"),
+    "infinite scale": (["de", "-o", "a.shb", "--scale", "inf"], "scale is inf"),
+    "density": (["de", "-o", "a.shb", "--max-density", "2"], "--max-density"),
+    "rename": (["de", "-o", "a.shb", "--rename", "abc"], "REGEX=SUB"),
+    "regular expression": (["de", "-o", "a.shb", "--rename", "(=x"], "--rename"),
+    "group": (["de", "-o", "a.shb", "--rename", r"(a)=\2"], "--rename"),
+    "values with base": (["de", "-o", "a.shb", "--base", "x", "--values", "f16"], "values is for"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISUSE.values(), ids=MISUSE)
+def test_misuse_exits_with_2(run: Run, arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert (result.code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert not Path("a.shb").exists()
+
+
+def test_help_names_every_option(run: Run) -> None:
+    result = run("--help")
+    assert result.code == 0
+    for option in ("--base", "--rename", "--shapes", "--scale", "--force", "--json", "Exit codes"):
+        assert option in result.stdout
+
+
+def test_an_existing_file_is_replaced_only_by_force(run: Run) -> None:
+    Path("a.shb").write_bytes(b"old")
+    arguments = ("de", "-o", "a.shb", "--base", "base.safetensors")
+    result = run(*arguments)
+    assert (result.code, result.stdout) == (1, "")
+    assert result.stderr == "shira-export: a.shb: exists already; --force replaces it\n"
+    assert Path("a.shb").read_bytes() == b"old"
+    assert run(*arguments, "--force").code == 0
+    assert read_shb("a.shb")["name"] == "a"
+
+
+def test_a_full_disk_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = sorted(Path().iterdir())
+    monkeypatch.setattr(os, "fsync", fail)
+    result = run("de", "-o", "a.shb", "--base", "base.safetensors")
+    assert (result.code, result.stdout) == (1, "")
+    assert "No space left" in result.stderr
+    assert sorted(Path().iterdir()) == before
+
+
+def test_brackets_in_names_are_not_markup(run: Run) -> None:
+    result = run("de", "-o", "[red]a.shb", "--base", "base.safetensors")
+    assert "adapter [red]a" in result.stdout
+    assert "wrote [red]a.shb" in result.stdout
+    assert "[red]x" in run("[red]x", "-o", "b.shb").stderr
