@@ -174,7 +174,8 @@ lint-mypy: setup build/typecheck
 	@$(VENV)/bin/mypy build/typecheck/shira_runtime $(wildcard examples/*/*.py)
 
 lint-stubs: setup build/typecheck
-	@MYPYPATH=build/typecheck $(VENV)/bin/stubtest shira_runtime._core
+	@MYPYPATH=build/typecheck $(VENV)/bin/stubtest --allowlist .ci/stubtest-allowlist.txt \
+	  shira_runtime._core
 
 lint-clang-format: setup
 	@$(VENV)/bin/clang-format --dry-run -Werror $(CPP_FILES)

@@ -55,7 +55,7 @@ class SourceFile {
   }
 
   Result<FileState> state() const {
-    struct stat status {};
+    struct stat status{};
     if (fstat(descriptor_, &status) != 0) return system_error("fstat failed", errno);
     return FileState{static_cast<uint64_t>(status.st_size), status.st_mtim.tv_sec,
                      status.st_mtim.tv_nsec};
@@ -254,9 +254,10 @@ class Staging {
     const Error error = cannot_map();
     // The failed move may have unmapped its target: give that back as well.
     for (size_t i = 0; i <= moved; ++i) {
-      mmap(reinterpret_cast<void*>(staged_[i].span.begin), staged_[i].size_bytes(), PROT_READ,
-           MAP_SHARED | MAP_FIXED, file_.descriptor(),
-           static_cast<off_t>(staged_[i].span.file_offset_bytes));
+      static_cast<void>(mmap(reinterpret_cast<void*>(staged_[i].span.begin),
+                             staged_[i].size_bytes(), PROT_READ, MAP_SHARED | MAP_FIXED,
+                             file_.descriptor(),
+                             static_cast<off_t>(staged_[i].span.file_offset_bytes)));
     }
     staged_.erase(staged_.begin(), staged_.begin() + static_cast<std::ptrdiff_t>(moved));
     return error;

@@ -108,6 +108,10 @@ Result<Head> parse_head(const ByteReader& head, uint64_t file_bytes, const std::
   if (!result.is_ptd && !has(kIdentifier, "ET12")) {
     return bad_file(path, kIdentifier, "the file is neither a .pte (ET12) nor a .ptd (FT01)");
   }
+  if (!result.is_ptd && !has(kHeader, "eh00")) {  // a .pte without segments has no such header
+    result.flatbuffer_end_bytes = file_bytes;
+    return result;
+  }
   // FH01: magic, length, flatbuffer offset and size, segment offset and size. eh00: magic, length,
   // flatbuffer size, segment offset; a longer header has more fields behind.
   const uint32_t needed_bytes = result.is_ptd ? 40 : 24;
@@ -294,6 +298,7 @@ class TableReader {
       forbid(&tensor, "its rank is " + std::to_string(tensor.dims.size()) + ", not 1 to " +
                           std::to_string(kMaxRank));
     }
+    // NOLINTNEXTLINE(clang-analyzer-core.DivideZero): no element of kScalarTypes has 0 bytes.
     if (known && tensor.offset_bytes % type->bytes != 0) forbid(&tensor, "it is misaligned");
     if (buffer_->ok()) file_->tensors.push_back(std::move(tensor));
   }
@@ -429,7 +434,7 @@ Result<ProgramFile> parse_program_file(const uint8_t* bytes, uint64_t size_bytes
 }
 
 Result<ProgramFile> read_program_file(int descriptor, const std::string& path) {
-  struct stat status {};
+  struct stat status{};
   if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
     return Error{Status::IO_ERROR, "it is not a regular file", path, {}, kNoOffset};
   }

@@ -27,6 +27,7 @@ struct Error {
 };
 
 /// A value or an Error. REQUIRES of value(): ok().
+// NOLINTBEGIN(bugprone-unchecked-optional-access): that is what REQUIRES says.
 template <typename T>
 class [[nodiscard]] Result {
  public:
@@ -42,6 +43,7 @@ class [[nodiscard]] Result {
   std::optional<T> value_;
   Error error_;
 };
+// NOLINTEND(bugprone-unchecked-optional-access)
 
 /// Result of a function that returns nothing: converts from Error, default is success.
 template <>

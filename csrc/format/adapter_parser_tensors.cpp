@@ -126,7 +126,7 @@ Result<void> AdapterParser::parse_shape(uint64_t row, AdapterTensor* tensor) {
   }
   tensor->numel = 1;
   for (uint32_t i = 0; i < kMaxRank; ++i) {
-    const uint64_t field = row + layout::tensor::kDims + 4 * i;
+    const uint64_t field = row + layout::tensor::kDims + uint64_t{4} * i;
     const uint32_t dim = bytes_.u32(field);
     if ((dim == 0) != (i >= rank)) {
       return fail(Status::BAD_SHAPE, field,

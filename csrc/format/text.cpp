@@ -52,7 +52,7 @@ class JsonWalker {
         *expect = Expect::value;
         return scan(':');
       case Expect::comma_or_close:
-        if (byte == (in_object() ? '}' : ']')) return close(expect);
+        if (byte == static_cast<uint8_t>(in_object() ? '}' : ']')) return close(expect);
         *expect = in_object() ? Expect::key : Expect::value;
         return scan(',');
     }

@@ -67,7 +67,7 @@ void bind_adapter_file(py::module_& module) {
       .def("values", &tensor_values);
 
   // The holder is not const because pybind11 knows no holder of const; every bound member is const.
-  const auto hold = [](std::shared_ptr<const AdapterFile> file) {
+  const auto hold = [](const std::shared_ptr<const AdapterFile>& file) {
     return std::const_pointer_cast<AdapterFile>(file);
   };
   py::class_<AdapterFile, std::shared_ptr<AdapterFile>>(module, "AdapterFile")

@@ -175,28 +175,15 @@ TEST(ProgramFile, RefusesContradictions) {
       {"constant outside the segment", [](test::Program* p) { p->offsets[3] = 273; }},
       {"constant past the segment", [](test::Program* p) { p->offsets[3] = 260; }},
       {"offset near 2^64", [](test::Program* p) { p->offsets[3] = UINT64_MAX - 4; }},
-      {"negative extent",
-       [](test::Program* p) {
-         p->methods[0][0].sizes = {-3, 8};
-       }},
+      {"negative extent", [](test::Program* p) { p->methods[0][0].sizes = {-3, 8}; }},
       {"elements overflow", [](test::Program* p) { p->methods[0][0].sizes.assign(3, INT32_MAX); }},
       {"elements overflow to zero",
-       [](test::Program* p) {
-         p->methods[0][0].sizes = {1 << 30, 1 << 30, 1 << 4};
-       }},
+       [](test::Program* p) { p->methods[0][0].sizes = {1 << 30, 1 << 30, 1 << 4}; }},
       {"rank 17", [](test::Program* p) { p->methods[0][0].sizes.assign(17, 1); }},
       {"dimension order too long",
-       [](test::Program* p) {
-         p->methods[0][0].dim_order = {0, 1, 2};
-       }},
-      {"dimension twice",
-       [](test::Program* p) {
-         p->methods[0][0].dim_order = {1, 1};
-       }},
-      {"dimension out of range",
-       [](test::Program* p) {
-         p->methods[0][0].dim_order = {0, 2};
-       }},
+       [](test::Program* p) { p->methods[0][0].dim_order = {0, 1, 2}; }},
+      {"dimension twice", [](test::Program* p) { p->methods[0][0].dim_order = {1, 1}; }},
+      {"dimension out of range", [](test::Program* p) { p->methods[0][0].dim_order = {0, 2}; }},
       {"storage offset", [](test::Program* p) { p->methods[0][0].storage_offset = 1; }},
   };
   for (const Case& c : cases) {

@@ -2,12 +2,16 @@
    SPDX-License-Identifier: Apache-2.0
 
    Conventions
-   1. Objects are opaque; every object that a function creates is freed by the function of the same noun (shira_program_free).
-      Freeing NULL does nothing. A program keeps its own reference to the adapters added to it.
-   2. Every function that can fail returns a shira_status and takes a shira_error* as last argument (may be NULL). The struct is owned by
-      the caller, who sets struct_bytes = sizeof(shira_error) before; nothing is allocated for it.
-   3. Structs that cross the boundary start with struct_bytes, set by the caller; later versions only append fields.
-   4. Strings are UTF-8, NUL-terminated. Pointers returned by getters live as long as the object they came from.
+   1. Objects are opaque; every object that a function creates is freed by the function of the
+      same noun (shira_program_free). Freeing NULL does nothing. A program keeps its own
+      reference to the adapters added to it.
+   2. Every function that can fail returns a shira_status and takes a shira_error* as last
+      argument (may be NULL). The struct is owned by the caller, who sets struct_bytes =
+      sizeof(shira_error) before; nothing is allocated for it.
+   3. Structs that cross the boundary start with struct_bytes, set by the caller; later versions
+      only append fields.
+   4. Strings are UTF-8, NUL-terminated. Pointers returned by getters live as long as the object
+      they came from.
    5. A program may be used from several threads; an adapter is immutable.
    6. Nothing prints, aborts, throws or exits.
    7. A failed call changes nothing: no weight, no state. */
@@ -38,8 +42,10 @@ typedef enum shira_status {
   SHIRA_STATUS_FORCE_32_BIT = 0x7fffffff
 } shira_status;
 
-SHIRA_API const char* shira_status_name(shira_status status); /* "BAD_INDEX"; "UNKNOWN" for other numbers */
-SHIRA_API const char* shira_status_text(shira_status status); /* one sentence */
+/* "BAD_INDEX"; "UNKNOWN" for other numbers. */
+SHIRA_API const char* shira_status_name(shira_status status);
+/* One sentence. */
+SHIRA_API const char* shira_status_text(shira_status status);
 
 #define SHIRA_NO_OFFSET UINT64_MAX
 
@@ -52,17 +58,23 @@ typedef struct shira_error {
   char message[1024];
 } shira_error;
 
-typedef enum shira_dtype { SHIRA_DTYPE_F32 = 1, SHIRA_DTYPE_F16 = 2, SHIRA_DTYPE_BF16 = 3 } shira_dtype;
+typedef enum shira_dtype {
+  SHIRA_DTYPE_F32 = 1,
+  SHIRA_DTYPE_F16 = 2,
+  SHIRA_DTYPE_BF16 = 3
+} shira_dtype;
 
 /* ---- adapters ---- */
 
 typedef struct shira_adapter shira_adapter;
 
 /* Reads and validates a whole .shb file (docs/FORMAT.md). */
-SHIRA_API shira_status shira_adapter_open(const char* path, shira_adapter** adapter, shira_error* error);
+SHIRA_API shira_status shira_adapter_open(const char* path, shira_adapter** adapter,
+                                          shira_error* error);
 /* The same from memory; the bytes are copied, `label` stands for the path in errors. */
-SHIRA_API shira_status shira_adapter_open_memory(const void* bytes, size_t size_bytes, const char* label,
-                                                 shira_adapter** adapter, shira_error* error);
+SHIRA_API shira_status shira_adapter_open_memory(const void* bytes, size_t size_bytes,
+                                                 const char* label, shira_adapter** adapter,
+                                                 shira_error* error);
 SHIRA_API void shira_adapter_free(shira_adapter* adapter);
 
 typedef struct shira_adapter_info {
@@ -75,7 +87,8 @@ typedef struct shira_adapter_info {
   uint64_t file_bytes;
   uint8_t content_digest[32]; /* SHA-256 as declared; `shira verify` checks it */
 } shira_adapter_info;
-SHIRA_API shira_status shira_adapter_get_info(const shira_adapter* adapter, shira_adapter_info* info, shira_error* error);
+SHIRA_API shira_status shira_adapter_get_info(const shira_adapter* adapter,
+                                              shira_adapter_info* info, shira_error* error);
 
 typedef struct shira_tensor_info {
   size_t struct_bytes;
@@ -96,27 +109,36 @@ SHIRA_API shira_status shira_program_create(shira_program** program, shira_error
 /* Weights stay as they are: switch to the base first if that is what you want. */
 SHIRA_API void shira_program_free(shira_program* program);
 
-/* Registers caller-owned memory: row-major, writable, alive and in place until the program is freed. */
-SHIRA_API shira_status shira_program_add_tensor(shira_program* program, const char* name, shira_dtype dtype, uint32_t rank,
-                                                const uint32_t* dims, void* data, shira_error* error);
+/* Registers caller-owned memory: row-major, writable, alive and in place until the program is
+   freed. */
+SHIRA_API shira_status shira_program_add_tensor(shira_program* program, const char* name,
+                                                shira_dtype dtype, uint32_t rank,
+                                                const uint32_t* dims, void* data,
+                                                shira_error* error);
 
 typedef struct shira_anchor {
   const char* name;    /* FQN of a constant */
   const void* address; /* where the program sees it (ExecuTorch: Method::get_attribute) */
 } shira_anchor;
 
-/* Attaches to a program already loaded from `path` (.pte or .ptd) through a memory map: its mapping becomes private and writable, the
-   file is never written. `anchors` may be NULL with count 0; they settle which mapping is the program's where there are several. */
-SHIRA_API shira_status shira_program_attach_file(shira_program* program, const char* path, const shira_anchor* anchors,
-                                                 size_t anchor_count, shira_error* error);
+/* Attaches to a program already loaded from `path` (.pte or .ptd) through a memory map: its mapping
+   becomes private and writable, the file is never written. `anchors` may be NULL with count 0; they
+   settle which mapping is the program's where there are several. */
+SHIRA_API shira_status shira_program_attach_file(shira_program* program, const char* path,
+                                                 const shira_anchor* anchors, size_t anchor_count,
+                                                 shira_error* error);
 
-#define SHIRA_ALLOW_UNVERIFIED_BASE 1u /* accept an adapter without fingerprints */
-#define SHIRA_ALLOW_PARTIAL 2u         /* accept tensors the program does not have; at least one must match */
+/* Accept an adapter without fingerprints. */
+#define SHIRA_ALLOW_UNVERIFIED_BASE 1u
+/* Accept tensors that the program does not have; at least one must match. */
+#define SHIRA_ALLOW_PARTIAL 2u
 
 /* `name` NULL: the name in the file. */
-SHIRA_API shira_status shira_program_add_adapter(shira_program* program, const shira_adapter* adapter, const char* name,
+SHIRA_API shira_status shira_program_add_adapter(shira_program* program,
+                                                 const shira_adapter* adapter, const char* name,
                                                  uint32_t flags, shira_error* error);
-SHIRA_API shira_status shira_program_remove_adapter(shira_program* program, const char* name, shira_error* error);
+SHIRA_API shira_status shira_program_remove_adapter(shira_program* program, const char* name,
+                                                    shira_error* error);
 
 typedef struct shira_member {
   const char* name;
@@ -138,15 +160,20 @@ typedef struct shira_switch_report {
   uint64_t epoch;
 } shira_switch_report;
 
-/* Makes exactly these adapters active; count 0 is the base. Waits for forwards in flight. `report` may be NULL. */
-SHIRA_API shira_status shira_program_switch(shira_program* program, const shira_member* members, size_t member_count,
-                                            shira_switch_report* report, shira_error* error);
+/* Makes exactly these adapters active; count 0 is the base. Waits for forwards in flight. `report`
+   may be NULL. */
+SHIRA_API shira_status shira_program_switch(shira_program* program, const shira_member* members,
+                                            size_t member_count, shira_switch_report* report,
+                                            shira_error* error);
 /* The same, but SHIRA_STATUS_BUSY instead of waiting. */
-SHIRA_API shira_status shira_program_try_switch(shira_program* program, const shira_member* members, size_t member_count,
-                                                shira_switch_report* report, shira_error* error);
+SHIRA_API shira_status shira_program_try_switch(shira_program* program, const shira_member* members,
+                                                size_t member_count, shira_switch_report* report,
+                                                shira_error* error);
 /* Back to the base by dropping the private pages of attached files. */
-SHIRA_API shira_status shira_program_hard_revert(shira_program* program, shira_switch_report* report, shira_error* error);
-/* SHIRA_STATUS_BASE_MODIFIED names the first tensor that differs from its source outside the active adapters' entries. */
+SHIRA_API shira_status shira_program_hard_revert(shira_program* program,
+                                                 shira_switch_report* report, shira_error* error);
+/* SHIRA_STATUS_BASE_MODIFIED names the first tensor that differs from its source outside the active
+   adapters' entries. */
 SHIRA_API shira_status shira_program_verify_base(shira_program* program, shira_error* error);
 
 typedef struct shira_program_state {
@@ -155,10 +182,12 @@ typedef struct shira_program_state {
   uint8_t digest[16]; /* equal exactly when the weights are equal: a key for KV and prompt caches */
   uint32_t active_count;
 } shira_program_state;
-SHIRA_API shira_status shira_program_get_state(shira_program* program, shira_program_state* state, shira_error* error);
+SHIRA_API shira_status shira_program_get_state(shira_program* program, shira_program_state* state,
+                                               shira_error* error);
 
 /* 1 to 64 threads for checks and stores; never changes a result. */
-SHIRA_API shira_status shira_program_set_threads(shira_program* program, uint32_t count, shira_error* error);
+SHIRA_API shira_status shira_program_set_threads(shira_program* program, uint32_t count,
+                                                 shira_error* error);
 
 /* Call around every forward pass, so that no weight changes under it. */
 SHIRA_API shira_status shira_program_begin_forward(shira_program* program, shira_error* error);
