@@ -5,8 +5,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <limits>
+#include <ostream>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "base/dtype.h"
@@ -59,6 +60,8 @@ struct Format {
     return sign | (low % 2 == 0 ? low : high);
   }
 };
+
+void PrintTo(const Format& format, std::ostream* out) { *out << format.name; }
 
 class DtypeTest : public ::testing::TestWithParam<Format> {};
 

@@ -112,6 +112,27 @@ TEST(Reader, KeepsNegativeZeroAndSubnormals) {
   EXPECT_EQ(opened.value()->tensors()[2].values[2 * 4 + 3], 0x80) << "-0.0f";
 }
 
+TEST(Reader, KeepsTheLargestFiniteValues) {
+  const struct {
+    Dtype dtype;
+    std::vector<uint32_t> patterns;
+  } formats[] = {
+      {Dtype::f32, {0x7F7FFFFF, 0xFF7FFFFF, 0x7C000000, 0x7F000000}},
+      {Dtype::f16, {0x7BFF, 0xFBFF, 0x7800, 0x03FF}},
+      {Dtype::bf16, {0x7F7F, 0xFF7F, 0x7C00, 0x7F00}},
+  };
+  for (const auto& format : formats) {
+    AdapterInput input;
+    input.tensors.push_back(tensor("w", format.dtype, {4}, IndexCodec::gaps8, {0, 1, 2, 3}));
+    input.tensors[0].values.clear();
+    for (const uint32_t pattern : format.patterns) {
+      append(&input.tensors[0].values, &pattern, dtype_bytes(format.dtype));
+    }
+    const auto opened = read(build_adapter(input));
+    EXPECT_TRUE(opened.ok()) << dtype_name(format.dtype) << ": " << opened.error().message;
+  }
+}
+
 TEST(Reader, AcceptsTheLargestAllowed) {
   AdapterInput input = sample_input();
   input.name = std::string(1024, 'n');

@@ -442,9 +442,9 @@ TEST(Dispatch, HonoursEveryNameOrRefusesIt) {
   EXPECT_NE(unknown.error().message.find("scalar"), std::string::npos);
 }
 
-/// Each runs in a process of its own, because the choice is made once.
+/// Each runs in a forked process of its own, because the choice is made once; nothing else here
+/// makes it.
 TEST(DispatchDeathTest, ReadsTheEnvironmentOnce) {
-  GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(
       {
         setenv("SHIRA_FORCE_KERNEL", "scalar", 1);
