@@ -49,6 +49,7 @@ def read_all(path: Path) -> None:
     file_bytes = path.stat().st_size
     for tensor in read_program_tensors(path, include_unnamed=True).values():
         assert 0 <= tensor.offset_bytes <= tensor.offset_bytes + tensor.size_bytes <= file_bytes
+        assert sorted(tensor.dim_order) == list(range(len(tensor.shape)))
         if tensor.is_contiguous:
             assert tensor.read().nbytes == tensor.size_bytes
 
@@ -118,6 +119,24 @@ def test_random_damage_is_survived(files, tmp_path, name):
 )
 def test_other_files_are_refused(tmp_path, content, problem):
     path = tmp_path / "other.pte"
+    path.write_bytes(content)
+    with pytest.raises(ProgramFormatError, match=problem):
+        read_program_tensors(path)
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "problem"),
+    [
+        (0, struct.pack("<I", 0xFFFFFFF0), "points outside"),  # the first table
+        (16, struct.pack("<Q", 2**64 - 1), "truncated"),  # the size of the flatbuffer
+        (24, struct.pack("<Q", 2**64 - 1), "truncated"),  # the start of the segments
+    ],
+    ids=["root", "flatbuffer", "segments"],
+)
+def test_a_header_that_points_outside_is_refused(files, tmp_path, position, value, problem):
+    path = tmp_path / "inline.pte"
+    content = bytearray(files["inline.pte"])
+    content[position : position + len(value)] = value
     path.write_bytes(content)
     with pytest.raises(ProgramFormatError, match=problem):
         read_program_tensors(path)
