@@ -56,32 +56,104 @@ void copy_elements(const T* from, uint32_t count, T* to) {
   for (uint32_t i = 0; i < count; ++i) to[i] = from[i];
 }
 
+// Which of 65,536 consecutive positions a list of entries holds. Two random masks of one tensor
+// meet in an order that no branch predictor can guess; looking positions up in a window costs a
+// third of the merge. It fits the first-level cache.
+class Window {
+ public:
+  static uint32_t number_of(uint32_t position) { return position >> kShift; }
+
+  // Holds the entries of window `number` among [entry, end) and returns the first entry behind it.
+  const uint32_t* fill(uint32_t number, const uint32_t* entry, const uint32_t* end) {
+    std::memset(words_, 0, sizeof(words_));
+    while (entry != end && number_of(*entry) < number) ++entry;
+    for (; entry != end && number_of(*entry) == number; ++entry) {
+      words_[(*entry & kMask) / 64] |= uint64_t{1} << (*entry % 64);
+    }
+    return entry;
+  }
+
+  bool has(uint32_t position) const {
+    return (words_[(position & kMask) / 64] >> (position % 64) & 1U) != 0;
+  }
+
+ private:
+  static constexpr uint32_t kShift = 16;
+  static constexpr uint32_t kMask = (1U << kShift) - 1;
+  uint64_t words_[(1U << kShift) / 64];
+};
+
+// The entries of `a` that `b` lacks, and their values; returns how many there are.
+template <typename T>
+size_t subtract_entries(const IndexList& a, const T* a_values, const IndexList& b, uint32_t* index,
+                        T* values) {
+  const uint32_t* next_b = b.entries.data();
+  const uint32_t* end_b = next_b + b.entries.size();
+  size_t kept_count = 0;
+  Window window;
+  for (size_t i = 0; i < a.entries.size();) {
+    const uint32_t number = Window::number_of(a.entries[i]);
+    next_b = window.fill(number, next_b, end_b);
+    for (; i < a.entries.size() && Window::number_of(a.entries[i]) == number; ++i) {
+      index[kept_count] = a.entries[i];
+      values[kept_count] = a_values[i];
+      kept_count += window.has(a.entries[i]) ? 0 : 1;
+    }
+  }
+  return kept_count;
+}
+
+template <typename T>
+void copy_common_entries(const IndexList& from, const T* from_values, const IndexList& to,
+                         T* to_values) {
+  const uint32_t* begin_from = from.entries.data();
+  const uint32_t* next_from = begin_from;
+  const uint32_t* end_from = begin_from + from.entries.size();
+  const uint32_t* match = begin_from;
+  Window window;
+  for (size_t i = 0; i < to.entries.size();) {
+    const uint32_t number = Window::number_of(to.entries[i]);
+    next_from = window.fill(number, next_from, end_from);
+    for (; i < to.entries.size() && Window::number_of(to.entries[i]) == number; ++i) {
+      if (!window.has(to.entries[i])) continue;
+      while (*match != to.entries[i]) ++match;
+      to_values[i] = from_values[match - begin_from];
+    }
+  }
+}
+
 template <typename T>
 Result<Difference> subtract_elements(const IndexList& a, const T* a_values, const IndexList& b) {
-  // Every unit of b splits at most one run of a.
-  const size_t max_unit_count =
-      a.is_runs()
-          ? static_cast<size_t>(std::min<uint64_t>(unit_count(a) + unit_count(b), a.entry_count))
-          : unit_count(a);
-  SHIRA_ASSIGN(Builder builder, Builder::make(a.is_runs(), max_unit_count));
-  SHIRA_ASSIGN(Array<uint8_t> values, Array<uint8_t>::make(a.entry_count * sizeof(T)));
-  T* next_value = reinterpret_cast<T*>(values.data());
-  walk(a, b, [&](Side side, const Piece& piece) {
-    if (side != Side::a_only) return;
-    builder.append(piece);
-    copy_elements(a_values + piece.offset_a, piece.length, next_value);
-    next_value += piece.length;
-  });
   Difference difference;
-  difference.index = builder.finish();
-  values.truncate(difference.index.entry_count * sizeof(T));
-  difference.values = std::move(values);
+  SHIRA_ASSIGN(difference.values, Array<uint8_t>::make(a.entry_count * sizeof(T)));
+  T* values = reinterpret_cast<T*>(difference.values.data());
+  IndexList& index = difference.index;
+  if (!a.is_runs() && !b.is_runs()) {
+    SHIRA_ASSIGN(index.entries, Array<uint32_t>::make(a.entries.size()));
+    index.entry_count = subtract_entries(a, a_values, b, index.entries.data(), values);
+    index.entries.truncate(index.entry_count);
+  } else {
+    // Every unit of b splits at most one run of a.
+    const uint64_t max_unit_count =
+        std::min<uint64_t>(unit_count(a) + unit_count(b), a.entry_count);
+    SHIRA_ASSIGN(Builder builder, Builder::make(a.is_runs(), max_unit_count));
+    walk(a, b, [&](Side side, const Piece& piece) {
+      if (side != Side::a_only) return;
+      builder.append(piece);
+      copy_elements(a_values + piece.offset_a, piece.length, values);
+      values += piece.length;
+    });
+    index = builder.finish();
+  }
+  difference.values.truncate(index.entry_count * sizeof(T));
   return difference;
 }
 
 template <typename T>
 void copy_common_elements(const IndexList& from, const T* from_values, const IndexList& to,
                           T* to_values) {
+  if (!from.is_runs() && !to.is_runs())
+    return copy_common_entries(from, from_values, to, to_values);
   walk(from, to, [&](Side side, const Piece& piece) {
     if (side == Side::both)
       copy_elements(from_values + piece.offset_a, piece.length, to_values + piece.offset_b);

@@ -119,6 +119,22 @@ TEST(IndexSet, EveryOperationEqualsStdSet) {
   }
 }
 
+// Wide enough for many windows of 65,536 positions, some of them empty on one side.
+TEST(IndexSet, ScatteredListsEqualStdSet) {
+  std::mt19937_64 random(12);
+  for (int round = 0; round < 20; ++round) {
+    Set sets[2];
+    for (Set& set : sets) {
+      const uint32_t universe = random() % 2 == 0 ? 200000U : 4294967294U;
+      for (int i = 0; i < 300; ++i) set.insert(static_cast<uint32_t>(random() % universe));
+    }
+    for (int i = 0; i < 50; ++i)
+      sets[0].insert(*std::next(sets[1].begin(), static_cast<int>(random() % 200)));
+    check_pair<uint16_t>(sets[0], make_entries(sets[0]), sets[1], make_entries(sets[1]));
+    check_pair<uint32_t>(sets[1], make_entries(sets[1]), sets[0], make_entries(sets[0]));
+  }
+}
+
 TEST(IndexSet, WorksAtTheEndOfTheIndexSpace) {
   const Set set_a = {0, 4294967292U, 4294967293U, 4294967294U - 1};
   const Set set_b = {4294967293U};
