@@ -28,15 +28,19 @@ __all__ = ["run"]
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; see shira_runtime/cli.py for the exit codes."""
     try:
-        code = _build()(args=list(arguments), prog_name="shira", standalone_mode=False)
+        code = _build()(
+            args=list(arguments) or ["--help"], prog_name="shira", standalone_mode=False
+        )
         return code if isinstance(code, int) else 0
     except (Misuse, UsageError) as error:
         return _fail(str(error), 2)
     except BrokenPipeError:
         raise
-    except (ShiraError, OSError, ImportError, ValueError) as error:
+    except (ShiraError, ImportError, ValueError) as error:
         # What the readers of checkpoints and programs refuse is a ValueError of their own.
         return _fail(str(error) or type(error).__name__, 1)
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 1)
     except Exception as error:
@@ -49,7 +53,6 @@ def run(arguments: Sequence[str]) -> int:
 def _build() -> typer.Typer:
     app = typer.Typer(
         add_completion=False,
-        no_args_is_help=True,
         rich_markup_mode=None,
         help="Look into, check, apply and measure sparse (SHiRA) adapters.",
     )

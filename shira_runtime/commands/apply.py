@@ -29,7 +29,10 @@ def apply(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     json: Json = False,
 ) -> None:
-    """Write BASE with the adapters fused in; the header and all other tensors stay as they are."""
+    """Write a copy of BASE with adapters fused in.
+
+    Its header and all other tensors stay as they are.
+    """
     if base.suffix != ".safetensors":
         raise Misuse(f"{base}: only a .safetensors file can be fused")
     opened_adapters = [Adapter.open(path) for path in adapters]

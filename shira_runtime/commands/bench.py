@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from shira_runtime import Program, SwitchReport, __version__, _core, load_program
-from shira_runtime.commands.inputs import example_inputs
+from shira_runtime.commands.inputs import Inputs, read_inputs
 from shira_runtime.commands.output import Json, Misuse, note, print_json, print_table
 
 _STAGES = ("wait_ns", "check_ns", "plan_ns", "store_ns", "total_ns")
@@ -31,6 +31,7 @@ def bench(
         list[Path] | None, typer.Argument(help="One or two .shb files; one alternates with base.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="The program's .ptd file.")] = None,
+    inputs: Inputs = None,
     rounds: Annotated[int, typer.Option(min=1, help="Switches in each direction.")] = 200,
     forward_rounds: Annotated[int, typer.Option(min=0, help="Forward passes per state.")] = 20,
     threads: Annotated[int, typer.Option(min=1, max=64)] = 1,
@@ -43,7 +44,7 @@ def bench(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Time the first switch, later switches to and fro, and forward passes before and after."""
+    """Time first and later switches, and forward passes around them."""
     if model is None:
         model, adapters = _what_demo_left()
         output = output or _DEFAULT_OUTPUT
@@ -71,7 +72,7 @@ def bench(
         "context": _context(model, adapters, threads, rounds),
         "first_switch": {f"base -> {states[0]}": first.to_dict()},
         "later_switches": {name: _summary(samples) for name, (_, samples) in switches.items()},
-        "forward_ns": _time_forwards(program, states[0], forward_rounds),
+        "forward_ns": _time_forwards(program, states[0], inputs, forward_rounds),
     }
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -105,9 +106,11 @@ def _percentile(samples: list[dict[str, int]], stage: str, percent: int) -> int:
     return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
 
 
-def _time_forwards(program: Program, adapter: str, rounds: int) -> dict[str, Any]:
+def _time_forwards(
+    program: Program, adapter: str, paths: list[Path] | None, rounds: int
+) -> dict[str, Any]:
     """Alternate base and adapter, so that a drift of the machine meets both alike."""
-    inputs = example_inputs(program) if rounds else []
+    inputs = read_inputs(paths, program) if rounds else []
     times: dict[str, list[int]] = {"base": [], adapter: []}
     for _ in range(rounds):
         for state, samples in times.items():

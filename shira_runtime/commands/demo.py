@@ -22,7 +22,10 @@ def demo(
         typer.Option("--dir", help="A checkout; by default the one around this folder."),
     ] = None,
 ) -> int:
-    """Switch adapters live on a real model in ExecuTorch; other options go to the demo."""
+    """Switch adapters live on a real model in ExecuTorch.
+
+    Other options go to the demo.
+    """
     here = Path.cwd() if folder is None else folder.resolve()
     checkout = next((f for f in (here, *here.parents) if (f / _SCRIPT).is_file()), None)
     if checkout is None:

@@ -32,7 +32,7 @@ def diff(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Compare two adapters: overlap of the masks, sign conflicts, AWOM and AWOR."""
+    """Compare two adapters: overlap, sign conflicts, AWOM and AWOR."""
     pair = (Adapter.open(first), Adapter.open(second))
     opened = None if base is None else Base(base)
     shared = [name for name in pair[0].tensors if name in pair[1].tensors]

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs for an ExecuTorch program when the user names none."""
+"""Inputs for an ExecuTorch program: the user's .npy files, or tensors of ones."""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
 
 from shira_runtime.commands.output import Misuse
 from shira_runtime.program import Program
@@ -25,14 +30,24 @@ _TORCH_TYPES = {
 }
 
 
-def example_inputs(program: Program) -> list[Any]:
-    """Make tensors of ones, in the shapes and dtypes that the program's method declares.
+Inputs = Annotated[
+    list[Path] | None,
+    typer.Option("--input", "-i", help="A .npy file per input, in order; by default all ones."),
+]
 
-    Ones are a valid token id and a mask that hides nothing.
+
+def read_inputs(paths: Sequence[Path] | None, program: Program) -> list[Any]:
+    """Read the files, or make tensors of ones in the shapes that the program's method declares.
+
+    Ones are a valid token id and a mask that hides nothing. Where a shape is dynamic, the largest
+    that the program allows is declared.
 
     Raises:
-        Misuse: the method takes something that is not a tensor of a known dtype.
+        Misuse: without files, a method with an input that is not a tensor of a known dtype.
+        OSError, ValueError: a file that cannot be read, or is no array of numbers.
     """
+    if paths:
+        return [np.load(path, allow_pickle=False) for path in paths]
     source = program._source
     assert isinstance(source, ExecutorchSource), "made by load_program"
     torch = importlib.import_module("torch")

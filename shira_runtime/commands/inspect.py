@@ -19,7 +19,7 @@ _SECTIONS = ("adapters", "tensors", "names", "metadata", "index", "values")
 def inspect(
     file: Annotated[Path, typer.Argument(help="A .shb, .pte or .ptd file.")], json: Json = False
 ) -> None:
-    """Show an adapter's header, tensors and metadata, or a program's named constants."""
+    """Show what is in an adapter, or a program's named constants."""
     with file.open("rb") as stream:
         start = stream.read(8)
     if start[4:6] in (b"ET", b"FT"):

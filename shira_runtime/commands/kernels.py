@@ -8,7 +8,7 @@ from shira_runtime.commands.output import Json, print_json, print_table
 
 
 def kernels(json: Json = False) -> None:
-    """List the kernels, best first; SHIRA_FORCE_KERNEL=NAME forces one."""
+    """List the kernels, best first; SHIRA_FORCE_KERNEL forces one."""
     rows = _core.kernels()
     if json:
         print_json([{"name": n, "supported": s, "chosen": c} for n, s, c in rows])

@@ -52,7 +52,7 @@ def print_table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, show_footer=footer is not None
     )
     for index, column in enumerate(columns):
-        numeric = all(isinstance(row[index], int | float) for row in cells) and bool(cells)
+        numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
         table.add_column(
             column,
             footer="" if footer is None else _cell(footer[index]),
@@ -85,6 +85,10 @@ def parse_scales(options: Sequence[str], names: Sequence[str]) -> dict[str, floa
             raise Misuse(f"--scale {option}: no adapter {name!r} among {', '.join(names)}")
         scales[name] = scale
     return scales
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _cell(value: object) -> str:

@@ -12,16 +12,13 @@ import typer
 from numpy.typing import NDArray
 
 from shira_runtime import load_program
-from shira_runtime.commands.inputs import example_inputs
+from shira_runtime.commands.inputs import Inputs, read_inputs
 from shira_runtime.commands.output import Json, Misuse, note, parse_scales, print_json, print_table
 
 
 def run_program(
     model: Annotated[Path, typer.Argument(help="A .pte file.")],
-    inputs: Annotated[
-        list[Path] | None,
-        typer.Option("--input", "-i", help="A .npy file per input, in order; else all ones."),
-    ] = None,
+    inputs: Inputs = None,
     adapters: Annotated[
         list[Path] | None, typer.Option("--adapter", "-a", help="A .shb file to make active.")
     ] = None,
@@ -40,15 +37,14 @@ def run_program(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Run a program once and show its outputs, or save them as .npy files."""
-    arrays = [_load(path) for path in inputs or ()]
+    """Run a program once and show or save its outputs."""
     program = load_program(model, data)
     names = [
         program.add_adapter(path, allow_unverified_base=allow_unverified_base)
         for path in adapters or ()
     ]
     report = program.switch(parse_scales(scale or (), names))
-    outputs = [_as_array(value) for value in program.forward(*(arrays or example_inputs(program)))]
+    outputs = [_as_array(value) for value in program.forward(*read_inputs(inputs, program))]
     if output is not None:
         _save(outputs, output, force)
     rows = [
@@ -76,11 +72,6 @@ def run_program(
                 for row in rows
             ],
         )
-
-
-def _load(path: Path) -> NDArray[Any]:
-    array: NDArray[Any] = np.load(path, allow_pickle=False)
-    return array
 
 
 def _as_array(value: Any) -> NDArray[Any]:

@@ -29,7 +29,7 @@ def verify(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Check a file's structure, checksums and digests, and that it was made for a base."""
+    """Check an adapter's checksums and digests, and that it fits a base."""
     content = file.read_bytes()
     adapter = Adapter.from_bytes(content, str(file))
     check_digests(content, adapter)
