@@ -3,8 +3,8 @@
 #pragma once
 
 // Integers only: an application that switches on flush-to-zero changes what float instructions do
-// with subnormals, and weights must not depend on that. Every function is `static`, so kernel files
-// may include this header: each gets its own copy, compiled with its own instructions.
+// with subnormals, and a conversion must not depend on that. Every function is `static`, so kernel
+// files may include this header: each gets its own copy, compiled with its own instructions.
 #include <cstdint>
 
 namespace shira {

@@ -11,9 +11,9 @@
 namespace shira {
 namespace {
 
-/// Position of the first NaN or infinity among `count` values, or `count`.
+/// Position of the first of `count` values with all bits of `exponent` set, or `count`.
 template <typename Bits>
-uint64_t find_non_finite(const uint8_t* values, uint64_t count, Bits exponent) {
+uint64_t find_exponent(const uint8_t* values, uint64_t count, Bits exponent) {
   const ByteReader bytes(values, count * sizeof(Bits));
   bool found = false;  // without a branch per value the loop runs at the speed of memory
   for (uint64_t i = 0; i < count; ++i) {
@@ -26,6 +26,19 @@ uint64_t find_non_finite(const uint8_t* values, uint64_t count, Bits exponent) {
   Bits bits = 0;
   while (bytes.read(position * sizeof(Bits), &bits) && (bits & exponent) != exponent) ++position;
   return position;
+}
+
+/// Position of the first NaN or infinity among `count` values, or `count`.
+uint64_t find_non_finite(Dtype dtype, const uint8_t* values, uint64_t count) {
+  switch (dtype) {
+    case Dtype::f32:
+      return find_exponent<uint32_t>(values, count, 0x7F800000U);
+    case Dtype::f16:
+      return find_exponent<uint16_t>(values, count, 0x7C00U);
+    case Dtype::bf16:
+      return find_exponent<uint16_t>(values, count, 0x7F80U);
+  }
+  return 0;
 }
 
 }  // namespace
@@ -218,18 +231,7 @@ Result<void> AdapterParser::parse_streams(uint64_t row, AdapterTensor* tensor) {
 
 Result<void> AdapterParser::check_values(const AdapterTensor& tensor) {
   const uint64_t count = tensor.nnz();
-  uint64_t position = count;
-  switch (tensor.value_dtype) {
-    case Dtype::f32:
-      position = find_non_finite<uint32_t>(tensor.values, count, 0x7F800000U);
-      break;
-    case Dtype::f16:
-      position = find_non_finite<uint16_t>(tensor.values, count, 0x7C00U);
-      break;
-    case Dtype::bf16:
-      position = find_non_finite<uint16_t>(tensor.values, count, 0x7F80U);
-      break;
-  }
+  const uint64_t position = find_non_finite(tensor.value_dtype, tensor.values, count);
   if (position == count) return {};
   const auto stream_begin = static_cast<uint64_t>(tensor.values - bytes_.data());
   return fail(
