@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from shb_reader import _decode_indices
 
@@ -35,7 +35,6 @@ STEPS = st.one_of(
 
 
 @given(st.integers(0, 1 << 17), st.lists(STEPS, max_size=80))
-@settings(deadline=None)
 def test_every_entry_codec_gives_the_indices_back(first: int, steps: list[int]) -> None:
     indices = np.cumsum([first, *steps]).tolist()
     for choice in ("gaps8", "gaps16", "runs", "auto"):
@@ -47,7 +46,6 @@ def test_every_entry_codec_gives_the_indices_back(first: int, steps: list[int]) 
     st.integers(0, 400),
     st.lists(st.one_of(st.just(1), st.integers(1, 300), st.just(70_000)), max_size=30),
 )
-@settings(deadline=None)
 def test_block_codecs_give_the_indices_back(length: int, first: int, steps: list[int]) -> None:
     blocks = np.cumsum([first, *steps])
     indices = (blocks[:, None] * length + np.arange(length)).reshape(-1).tolist()
