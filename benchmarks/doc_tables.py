@@ -61,10 +61,7 @@ def demo_tables(run: dict[str, Any]) -> str:
     )
     forwards = markdown_table(
         ["one forward pass", "median ms"],
-        [
-            [name, f"{arm['median_ms']:.2f}"]
-            for name, arm in run["forward_times"]["arms"].items()
-        ],
+        [[name, f"{arm['median_ms']:.2f}"] for name, arm in run["forward_times"]["arms"].items()],
     )
     context = run["context"]
     first = run["switch_times"]["first_switch_ms"]

@@ -31,7 +31,9 @@ class Baseline:
     switch: Callable[[], None]
 
 
-def peft_unmerge_merge(model: nn.Module, target_modules: str | Sequence[str], rank: int) -> Baseline:
+def peft_unmerge_merge(
+    model: nn.Module, target_modules: str | Sequence[str], rank: int
+) -> Baseline:
     """PEFT's own path: ``unmerge_adapter()``, ``set_adapter(other)``, ``merge_adapter()``.
 
     Args:
