@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import Base, xxh3_128
-from .dtypes import FLOAT_TYPES, bits, convert, short_name
+from .dtypes import FLOAT_TYPES, bits, convert, is_finite, short_name
 from .entries import RawEntries, flatten_entries
 from .errors import ExportError
 from .names import NameMatch
@@ -181,7 +181,7 @@ def _targets(
 
 
 def _check_finite(values: NDArray[Any], indices: NDArray[np.int64], where: str) -> None:
-    bad = np.flatnonzero(~np.isfinite(values))
+    bad = np.flatnonzero(~is_finite(values))
     if bad.size:
         raise ExportError(
             f"{where}: {bad.size} new values are NaN or infinite, the first at flat index"

@@ -32,6 +32,12 @@ def short_name(dtype: np.dtype[Any] | str) -> str:
     return _SHORT_NAMES.get(name, name)
 
 
+def is_finite(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Like numpy.isfinite, without the warning that signalling NaNs of 16-bit types cause."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.isfinite(values), dtype=np.bool_)
+
+
 def convert(
     values: NDArray[Any],
     name: str,
@@ -54,7 +60,7 @@ def convert(
         return values
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         converted = values.astype(target)
-    overflowed = np.flatnonzero(np.isinf(converted) & np.isfinite(values))
+    overflowed = np.flatnonzero(~is_finite(converted) & is_finite(values))
     if overflowed.size:
         first = overflowed[0]
         position = first if positions is None else positions[first]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .dtypes import convert, short_name
+from .dtypes import convert, is_finite, short_name
 from .errors import ExportError
 
 # Above these an integer stored as a float may have been another one.
@@ -76,7 +76,7 @@ def flatten_entries(
 def _finite_float32(raw: RawEntries) -> NDArray[np.float32]:
     if short_name(raw.values.dtype) not in ("f32", "f16", "bf16", "float64"):
         raise ExportError(f"{raw.where}: values are {raw.values.dtype}, expected floating point")
-    not_finite = np.flatnonzero(~np.isfinite(raw.values))
+    not_finite = np.flatnonzero(~is_finite(raw.values))
     if not_finite.size:
         raise ExportError(
             f"{raw.where}: {not_finite.size} values are NaN or infinite, the first is entry"

@@ -15,7 +15,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from .dtypes import FLOAT_TYPES, short_name
+from .dtypes import FLOAT_TYPES, is_finite, short_name
 from .encode import IndexStream, encode_indices
 from .errors import ExportError
 
@@ -243,7 +243,7 @@ def _check_tensor(tensor: AdapterTensor, bound: bool) -> None:
         )
     if (np.diff(tensor.indices) < 1).any():
         raise ExportError(f"{where}: indices are not strictly increasing")
-    if not np.isfinite(tensor.values).all():
+    if not is_finite(tensor.values).all():
         raise ExportError(f"{where}: a value is NaN or infinite")
     hashes = (tensor.fingerprint, tensor.base_digest)
     if [h is not None and len(h) == 16 for h in hashes] != [bound, bound]:

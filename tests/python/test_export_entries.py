@@ -8,6 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from export_inputs import BF16
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,6 +73,7 @@ REFUSED = {
     "no entries": (raw(np.zeros((2, 0), int), np.zeros(0, "f4")), "no entries"),
     "NaN value": (raw([0, 1], np.array([1, np.nan], "f4")), "1 values are NaN or inf.*entry 1"),
     "infinite value": (raw([0, 1], np.array([-np.inf, 0], "f4")), "entry 0"),
+    "signalling bfloat16": (raw([0, 1], np.array([0, 0x7F81], "<u2").view(BF16)), "entry 1"),
     "infinite bfloat16": (raw([0, 1], np.array([1, np.inf], ml_dtypes.bfloat16)), "entry 1"),
     "integer values": (raw([0, 1], [1, 2]), "int64, expected floating point"),
     "huge double": (raw([0, 1], np.array([0, 1e300])), "too large for f32"),

@@ -67,7 +67,7 @@ def random_tensor(name: str, shape: tuple[int, ...], bound: bool, seed: int) -> 
     dtype = str(generator.choice(sorted(NUMPY_TYPES)))
     values = generator.bytes(nnz * np.dtype(NUMPY_TYPES[dtype]).itemsize)
     array = np.frombuffer(values, NUMPY_TYPES[dtype]).copy()
-    array[~np.isfinite(array)] = -0.0
+    array[~np.isfinite(array.astype(np.float32))] = -0.0
     return (target_tensor if bound else delta_tensor)(
         name,
         dtype=dtype,
