@@ -20,12 +20,13 @@ from shira_runtime.export.program import export_program
 def main() -> None:
     """Export a program and an adapter, then switch the program while it is loaded."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 8)).eval()
+    layer = nn.Linear(256, 128)
+    model = nn.Sequential(layer, nn.ReLU(), nn.Linear(128, 8)).eval()
     inputs = torch.randn(1, 256)
 
     # A trained adapter: new values for 1 % of one weight, here as indices and differences.
-    nnz = model[0].weight.numel() // 100
-    indices = torch.randperm(model[0].weight.numel())[:nnz].sort().values
+    nnz = layer.weight.numel() // 100
+    indices = torch.randperm(layer.weight.numel())[:nnz].sort().values
     trained = {"0.weight": {"indices": indices, "values": torch.randn(nnz), "shape": (128, 256)}}
 
     with tempfile.TemporaryDirectory() as name:
