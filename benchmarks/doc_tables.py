@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the tables in README.md from a stored run, so that no number in it is typed.
 
-Run from the repository's root: ``python -m benchmarks.doc_tables [demo.json]``. With a file, that run
-is stored in ``docs/runs`` first.
+Run from the repository's root: ``python -m benchmarks.doc_tables [demo.json]``. With a file, that
+run is stored in ``docs/runs`` first.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def demo_tables(run: dict[str, Any]) -> str:
     note = (
         f"The first switch of all, which pays the copy-on-write page faults, took {first:.2f} ms. "
         f"Measured on {context['cpu']} ({context['machine']}, {context['cores']} cores), "
-        f"torch {context['torch']}; both LoRAs have as many parameters as the adapters have entries. "
-        f"Raw samples: [docs/runs/demo.json](docs/runs/demo.json).\n"
+        f"torch {context['torch']}; both LoRAs have as many parameters as the adapters have "
+        f"entries. Raw samples: [docs/runs/demo.json](docs/runs/demo.json).\n"
     )
     return "\n".join([retrieval, switches, forwards, note])
 

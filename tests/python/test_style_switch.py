@@ -10,9 +10,10 @@ from _models import torch
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+from safetensors.torch import save_file  # noqa: E402
+
 import shira_runtime  # noqa: E402
 from examples.style import network  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
 from shira_runtime.export import export_adapter  # noqa: E402
 from shira_runtime.export.program import export_program  # noqa: E402
 

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws the demo's one figure from its JSON: retrieval scores per state, and switch times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Writes a PNG.
+
+    Args:
+        results: what the demo writes to ``demo.json``.
+        path: of the PNG.
+    """
+    figure, (scores, times) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(3, 2))
+    states = results["states"]
+    languages = list(next(iter(states.values()))["mrr"])
+    width = 0.8 / len(languages)
+    for i, language in enumerate(languages):
+        positions = [x + (i - (len(languages) - 1) / 2) * width for x in range(len(states))]
+        values = [state["mrr"][language] for state in states.values()]
+        scores.bar(positions, values, width, label=f"{language} to en")
+    scores.set_xticks(range(len(states)), list(states))
+    scores.set_ylabel("mean reciprocal rank")
+    scores.set_title("One live ExecuTorch program, adapters switched in place")
+    scores.legend(loc="lower right")
+
+    arms = results["switch_times"]["arms"]
+    names = list(arms)
+    medians = [arms[name]["median_ms"] for name in names]
+    bars = times.barh(
+        names, medians, color=["tab:green" if "SHiRA" in n else "tab:gray" for n in names]
+    )
+    times.bar_label(bars, [f" {median:.2f} ms" for median in medians])
+    times.set_xscale("log")
+    times.set_xlim(right=max(medians) * 6)
+    times.invert_yaxis()
+    times.set_xlabel("median milliseconds, log scale")
+    times.set_title("Exchange adapter A for B")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
