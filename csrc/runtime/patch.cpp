@@ -41,12 +41,12 @@ class EffectHasher {
     used_ = 0;
   }
 
+  Hasher128 hasher_;
+  unsigned char buffer_[4096];
+  size_t used_ = 0;
   const T* original_;
   const T* value_;
-  Hasher128 hasher_;
   bool has_effect_ = false;
-  size_t used_ = 0;
-  unsigned char buffer_[4096];
 };
 
 template <typename T>
