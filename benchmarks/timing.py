@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interleaved timing: arms take turns in shuffled order, so that drift of the machine hits all alike."""
+"""Interleaved timing: arms take turns in shuffled order, so that drift hits all alike."""
 
 from __future__ import annotations
 

@@ -98,8 +98,6 @@ def prepare(console: Console, folder: Path) -> Demo:
     export_program.export_minilm(base_path, force=True)
     adapter_files = {}
     for name, source in ADAPTERS.items():
-        if not (HERE / "adapters" / source).is_dir():
-            continue
         adapter_files[name] = folder / f"{name}.shb"
         export_adapter(
             HERE / "adapters" / source, adapter_files[name], base=base_path, name=name, force=True
@@ -136,9 +134,8 @@ def show_retrieval(demo: Demo) -> None:
     """Switches through all states; scores and answers come from the live program."""
     program, console = demo.program, demo.console
     sha256_before = file_sha256(demo.base_path)
-    scores = Table(
-        "state", *(f"MRR {language} -> en" for language in demo.corpora), "switch", "pages"
-    )
+    headers = [f"MRR {language} -> en" for language in demo.corpora]
+    scores = Table("state", *headers, "switch", "pages")
     answers = Table("state", "question", "answer", "", title="Nearest English sentence")
     embeddings: dict[str, dict[str, Tensor]] = {}
     rows = {}
@@ -208,8 +205,7 @@ def time_switches(demo: Demo) -> None:
         return timing.Arm(run=lambda: program.switch(second), prepare=lambda: program.switch(first))
 
     arms = {"SHiRA de -> fr (1x16 blocks)": alternate("de", "fr")}
-    if "de-random" in program.adapters:
-        arms["SHiRA fr -> de-random (random mask)"] = alternate("fr", "de-random")
+    arms["SHiRA fr -> de-random (random mask)"] = alternate("fr", "de-random")
     arms |= {baseline.name: timing.Arm(baseline.switch) for baseline in baselines}
     program.switch("de")
     samples = timing.interleave(arms, rounds=SWITCH_ROUNDS)
@@ -272,8 +268,8 @@ def time_forwards(demo: Demo) -> None:
         table.add_row(name, f"{arm.median_ms:.2f}", f"{arm.median_ms / base:.2f}")
     demo.console.print(table)
     demo.console.print(
-        f"Batch of {batch[0].shape[0]} x {batch[0].shape[1]} tokens. A switched program must keep its "
-        "weights outside the delegate: the last row is what that costs today."
+        f"Batch of {batch[0].shape[0]} x {batch[0].shape[1]} tokens. A switched program must keep "
+        "its weights outside the delegate: the last row is what that costs today."
     )
     demo.results["forward_times"] = {
         "batch": list(batch[0].shape),
