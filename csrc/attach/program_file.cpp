@@ -1,4 +1,4 @@
-// Reading the tables of .pte and .ptd files: header, flatbuffer, and the constants they describe.
+// Reading .pte and .ptd files: their header, their tables, and what the constants have in common.
 // SPDX-License-Identifier: Apache-2.0
 #include "attach/program_file.h"
 
@@ -11,104 +11,32 @@
 #include <cstring>
 #include <utility>
 
-#include "attach/flatbuffer.h"
+#include "attach/program_tables.h"
 #include "base/array.h"
+#include "base/byte_reader.h"
 #include "base/checked_math.h"
 
 namespace shira {
 namespace {
 
-// Field numbers of ExecuTorch's schema/program.fbs, by table and field name.
-constexpr unsigned kProgramVersion = 0;
-constexpr unsigned kProgramExecutionPlan = 1;
-constexpr unsigned kProgramSegments = 4;
-constexpr unsigned kProgramConstantSegment = 5;
-constexpr unsigned kExecutionPlanValues = 2;
-constexpr unsigned kEValueValType = 0;  // the tag of the union `val`
-constexpr unsigned kEValueVal = 1;
-constexpr uint8_t kKernelTypesTensor = 5;
-constexpr unsigned kTensorScalarType = 0;
-constexpr unsigned kTensorStorageOffset = 1;
-constexpr unsigned kTensorSizes = 2;
-constexpr unsigned kTensorDimOrder = 3;
-constexpr unsigned kTensorDataBufferIdx = 5;
-constexpr unsigned kTensorAllocationInfo = 6;
-constexpr unsigned kTensorExtraTensorInfo = 9;
-constexpr unsigned kExtraTensorInfoFullyQualifiedName = 1;
-constexpr unsigned kExtraTensorInfoLocation = 2;
-constexpr uint8_t kTensorDataLocationSegment = 0;
-constexpr unsigned kSubsegmentOffsetsSegmentIndex = 0;
-constexpr unsigned kSubsegmentOffsetsOffsets = 1;
-
-// The same of extension/flat_tensor/serialize/flat_tensor.fbs.
-constexpr unsigned kFlatTensorVersion = 0;
-constexpr unsigned kFlatTensorSegments = 1;
-constexpr unsigned kFlatTensorNamedData = 2;
-constexpr unsigned kNamedDataKey = 0;
-constexpr unsigned kNamedDataSegmentIndex = 1;
-constexpr unsigned kNamedDataTensorLayout = 2;
-constexpr unsigned kTensorLayoutScalarType = 0;
-constexpr unsigned kTensorLayoutSizes = 1;
-constexpr unsigned kTensorLayoutDimOrder = 2;
-
-// DataSegment is the same in both.
-constexpr unsigned kDataSegmentOffset = 0;
-constexpr unsigned kDataSegmentSize = 1;
-
-constexpr size_t kMaxTensorRank = 16;  // ExecuTorch's kTensorDimensionLimit
-constexpr size_t kHeadBytes = 64;      // holds either header, with room to grow
+constexpr size_t kHeadBytes = 64;  // holds either header, with room to grow
 constexpr const char* kUnnamed = "(an unnamed constant)";
 
-/// schema/scalar_type.fbs: what a code means, how large an element is, and whether it is patchable.
-struct ScalarType {
-  uint8_t code;
-  const char* name;
-  uint8_t bytes;
-  bool patchable;
-  Dtype dtype;
-};
-constexpr ScalarType kScalarTypes[] = {
-    {0, "uint8", 1, false, {}},          {1, "int8", 1, false, {}},
-    {2, "int16", 2, false, {}},          {3, "int32", 4, false, {}},
-    {4, "int64", 8, false, {}},          {5, "float16", 2, true, Dtype::f16},
-    {6, "float32", 4, true, Dtype::f32}, {7, "float64", 8, false, {}},
-    {11, "bool", 1, false, {}},          {15, "bfloat16", 2, true, Dtype::bf16},
-    {27, "uint16", 2, false, {}},        {28, "uint32", 4, false, {}},
-    {29, "uint64", 8, false, {}},
-};
-
-Error bad_file(const std::string& path, uint64_t offset_bytes, std::string problem) {
-  return Error{Status::BAD_PROGRAM_FILE, std::move(problem), path, {}, offset_bytes};
-}
-
-Error truncated(const std::string& path, uint64_t needed_bytes, uint64_t file_bytes) {
-  return Error{Status::TRUNCATED,
-               "the file declares " + std::to_string(needed_bytes) + " bytes and has " +
-                   std::to_string(file_bytes),
-               path,
-               {},
-               file_bytes};
-}
-
-/// What precedes the tables: the file's kind, where the flatbuffer ends and the segments begin.
-struct Head {
-  bool is_ptd = false;
-  uint64_t flatbuffer_end_bytes = 0;
-  uint64_t segments_offset_bytes = 0;
-};
-
-Result<Head> parse_head(const ByteReader& head, uint64_t file_bytes, const std::string& path) {
+Result<ProgramHead> parse_head(const ByteReader& head, uint64_t file_bytes,
+                               const std::string& path) {
   constexpr uint64_t kIdentifier = 4;
   constexpr uint64_t kHeader = 8;
   const auto has = [&head](uint64_t offset, const char* text) {
     return head.contains(offset, 4) && memcmp(head.data() + offset, text, 4) == 0;
   };
-  Head result;
+  ProgramHead result;
   result.is_ptd = has(kIdentifier, "FT01");
   if (!result.is_ptd && !has(kIdentifier, "ET12")) {
-    return bad_file(path, kIdentifier, "the file is neither a .pte (ET12) nor a .ptd (FT01)");
+    return bad_program_file(path, kIdentifier,
+                            "the file is neither a .pte (ET12) nor a .ptd (FT01)");
   }
-  if (!result.is_ptd && !has(kHeader, "eh00")) {  // a .pte without segments has no such header
+  if (!result.is_ptd && !has(kHeader, "eh00")) {
+    // A .pte without segments has no such header; with segments it would be refused below.
     result.flatbuffer_end_bytes = file_bytes;
     return result;
   }
@@ -117,222 +45,21 @@ Result<Head> parse_head(const ByteReader& head, uint64_t file_bytes, const std::
   const uint32_t needed_bytes = result.is_ptd ? 40 : 24;
   if (!has(kHeader, result.is_ptd ? "FH01" : "eh00") || head.u32(kHeader + 4) < needed_bytes ||
       !head.contains(kHeader, needed_bytes)) {
-    return bad_file(path, kHeader,
-                    "the extended header that says where the segments are is missing or too short");
+    return bad_program_file(
+        path, kHeader,
+        "the extended header that says where the segments are is missing or too short");
   }
   const uint64_t start_bytes = result.is_ptd ? head.u64(kHeader + 8) : 0;
   const uint64_t sizes = kHeader + (result.is_ptd ? 16 : 8);
   result.segments_offset_bytes = head.u64(sizes + 8);
   if (!checked_add(start_bytes, head.u64(sizes), &result.flatbuffer_end_bytes)) {
-    return bad_file(path, sizes, "the size of the flatbuffer overflows");
+    return bad_program_file(path, sizes, "the size of the flatbuffer overflows");
   }
   if (result.flatbuffer_end_bytes > file_bytes) {
-    return truncated(path, result.flatbuffer_end_bytes, file_bytes);
+    return truncated_program_file(path, result.flatbuffer_end_bytes, file_bytes);
   }
   return result;
 }
-
-/// One pass over the tables of a file; the first problem ends it.
-class TableReader {
- public:
-  TableReader(const Head& head, Flatbuffer* buffer, ProgramFile* file)
-      : head_(head), buffer_(buffer), file_(file) {}
-
-  Result<void> read() {
-    file_->loads.push_back({0, head_.flatbuffer_end_bytes});
-    const FlatTable root = FlatTable::root(buffer_);
-    // The one schema version there has been.
-    static_assert(kProgramVersion == kFlatTensorVersion);
-    if (const auto version = root.scalar<uint32_t>(kProgramVersion); version != 0) {
-      buffer_->fail(root.position(), "schema version " + std::to_string(version) + ", expected 0");
-    }
-    head_.is_ptd ? read_flat_tensor(root) : read_program(root);
-    if (!too_short_.ok()) return too_short_;
-    if (!buffer_->ok()) {
-      return bad_file(file_->path, buffer_->problem_offset_bytes(), buffer_->problem());
-    }
-    return {};
-  }
-
- private:
-  std::vector<FileRange> read_segments(const FlatTable& root, unsigned field) {
-    std::vector<FileRange> segments;
-    const FlatVector items = root.vector(field, sizeof(uint32_t));
-    for (uint32_t i = 0; i < items.count && buffer_->ok(); ++i) {
-      const FlatTable item = root.item(items, i);
-      FileRange segment;
-      segment.size_bytes = item.scalar<uint64_t>(kDataSegmentSize);
-      uint64_t end_bytes = 0;
-      if (!checked_add(head_.segments_offset_bytes, item.scalar<uint64_t>(kDataSegmentOffset),
-                       &segment.offset_bytes) ||
-          !checked_add(segment.offset_bytes, segment.size_bytes, &end_bytes)) {
-        buffer_->fail(item.position(), "the end of a segment overflows");
-      } else if (end_bytes > file_->file_bytes && buffer_->ok()) {
-        too_short_ = truncated(file_->path, end_bytes, file_->file_bytes);
-        buffer_->fail(item.position(), too_short_.message);
-      }
-      segments.push_back(segment);
-    }
-    return segments;
-  }
-
-  void read_program(const FlatTable& root) {
-    const std::vector<FileRange> segments = read_segments(root, kProgramSegments);
-    file_->loads.insert(file_->loads.end(), segments.begin(), segments.end());
-    const FlatTable constants = root.table(kProgramConstantSegment);
-    const FlatVector offsets = constants.vector(kSubsegmentOffsetsOffsets, sizeof(uint64_t));
-    const auto segment_index = constants.scalar<uint32_t>(kSubsegmentOffsetsSegmentIndex);
-    if (offsets.count == 0) return;
-    if (segment_index >= segments.size()) {
-      return buffer_->fail(constants.position(),
-                           "the constants lie in segment " + std::to_string(segment_index) +
-                               ", and there are " + std::to_string(segments.size()));
-    }
-    file_->constants_offset_bytes = segments[segment_index].offset_bytes;
-    file_->constants_size_bytes = segments[segment_index].size_bytes;
-    const FlatVector plans = root.vector(kProgramExecutionPlan, sizeof(uint32_t));
-    for (uint32_t p = 0; p < plans.count && buffer_->ok(); ++p) {
-      const FlatTable plan = root.item(plans, p);
-      const FlatVector values = plan.vector(kExecutionPlanValues, sizeof(uint32_t));
-      for (uint32_t v = 0; v < values.count && buffer_->ok(); ++v) {
-        const FlatTable value = plan.item(values, v);
-        if (value.scalar<uint8_t>(kEValueValType) == kKernelTypesTensor) {
-          read_constant(value.table(kEValueVal), offsets, segments[segment_index]);
-        }
-      }
-    }
-  }
-
-  /// A tensor without memory of its own and with data in the constant segment is a constant. One
-  /// without a name is kept for now: it may share its bytes with a named one.
-  void read_constant(const FlatTable& table, const FlatVector& offsets, const FileRange& segment) {
-    const FlatTable extra = table.table(kTensorExtraTensorInfo);
-    const auto constant_index = table.scalar<uint32_t>(kTensorDataBufferIdx);
-    if (constant_index == 0 || table.table(kTensorAllocationInfo) ||
-        extra.scalar<uint8_t>(kExtraTensorInfoLocation) != kTensorDataLocationSegment) {
-      return;
-    }
-    if (constant_index >= offsets.count) {
-      return buffer_->fail(table.position(),
-                           "there is no constant " + std::to_string(constant_index));
-    }
-    if (table.scalar<int32_t>(kTensorStorageOffset) != 0) {
-      return buffer_->fail(table.position(), "a constant has a storage offset, which must be 0");
-    }
-    const auto offset =
-        buffer_->number<uint64_t>(offsets.position + sizeof(uint64_t) * uint64_t{constant_index});
-    if (offset > segment.size_bytes) {
-      return buffer_->fail(table.position(), "a constant lies outside the constant segment");
-    }
-    add_tensor(table, {kTensorScalarType, kTensorSizes, kTensorDimOrder},
-               extra.string(kExtraTensorInfoFullyQualifiedName),
-               {segment.offset_bytes + offset, segment.size_bytes - offset}, segment);
-  }
-
-  void read_flat_tensor(const FlatTable& root) {
-    const std::vector<FileRange> segments = read_segments(root, kFlatTensorSegments);
-    const FlatVector entries = root.vector(kFlatTensorNamedData, sizeof(uint32_t));
-    for (uint32_t i = 0; i < entries.count && buffer_->ok(); ++i) {
-      const FlatTable entry = root.item(entries, i);
-      const auto segment_index = entry.scalar<uint32_t>(kNamedDataSegmentIndex);
-      if (segment_index >= segments.size()) {
-        return buffer_->fail(entry.position(),
-                             "there is no segment " + std::to_string(segment_index));
-      }
-      const FileRange& segment = segments[segment_index];
-      file_->loads.push_back(segment);
-      // Without a layout it is a backend's blob, not a tensor.
-      if (const FlatTable layout = entry.table(kNamedDataTensorLayout)) {
-        add_tensor(layout, {kTensorLayoutScalarType, kTensorLayoutSizes, kTensorLayoutDimOrder},
-                   entry.string(kNamedDataKey), segment, segment);
-      }
-    }
-  }
-
-  struct LayoutFields {
-    unsigned scalar_type, sizes, dim_order;
-  };
-
-  /// Adds the tensor that `table` describes; its bytes start where `room` does and must fit in it.
-  void add_tensor(const FlatTable& table, const LayoutFields& fields, std::string_view name,
-                  const FileRange& room, const FileRange& load) {
-    const auto code = table.scalar<uint8_t>(fields.scalar_type);
-    const FlatVector sizes = table.vector(fields.sizes, sizeof(int32_t));
-    const FlatVector dim_order = table.vector(fields.dim_order, sizeof(uint8_t));
-    if (sizes.count > kMaxTensorRank || dim_order.count != sizes.count) {
-      return buffer_->fail(table.position(), "a constant of rank " + std::to_string(sizes.count) +
-                                                 " has a dimension order of length " +
-                                                 std::to_string(dim_order.count));
-    }
-    const auto* type = std::find_if(std::begin(kScalarTypes), std::end(kScalarTypes),
-                                    [code](const ScalarType& t) { return t.code == code; });
-    const bool known = type != std::end(kScalarTypes);
-    ProgramTensor tensor;
-    tensor.name = std::string(name);
-    tensor.offset_bytes = room.offset_bytes;
-    tensor.size_bytes = known ? type->bytes : 1;
-    tensor.load = load;
-    for (uint32_t i = 0; i < sizes.count; ++i) {
-      const auto extent = buffer_->number<int32_t>(sizes.position + sizeof(int32_t) * uint64_t{i});
-      if (extent < 0 ||
-          !checked_mul(tensor.size_bytes, static_cast<uint64_t>(extent), &tensor.size_bytes)) {
-        return buffer_->fail(sizes.position, "a constant has an impossible shape");
-      }
-      tensor.dims.push_back(static_cast<uint32_t>(extent));
-    }
-    if (tensor.size_bytes > room.size_bytes) {
-      return buffer_->fail(table.position(), "a constant of " + std::to_string(tensor.size_bytes) +
-                                                 " bytes has room for " +
-                                                 std::to_string(room.size_bytes));
-    }
-    if (known && type->patchable) {
-      tensor.dtype = type->dtype;
-    } else {
-      forbid(&tensor, known ? std::string("its dtype is ") + type->name
-                            : "its dtype has the unknown code " + std::to_string(code));
-    }
-    if (!is_row_major(dim_order, tensor.dims))
-      forbid(&tensor, "its elements are not in row-major order");
-    if (tensor.size_bytes == 0) forbid(&tensor, "it is empty");
-    if (tensor.dims.empty() || tensor.dims.size() > kMaxRank) {
-      forbid(&tensor, "its rank is " + std::to_string(tensor.dims.size()) + ", not 1 to " +
-                          std::to_string(kMaxRank));
-    }
-    // NOLINTNEXTLINE(clang-analyzer-core.DivideZero): no element of kScalarTypes has 0 bytes.
-    if (known && tensor.offset_bytes % type->bytes != 0) forbid(&tensor, "it is misaligned");
-    if (buffer_->ok()) file_->tensors.push_back(std::move(tensor));
-  }
-
-  /// True when the dimensions of more than one element lie in memory in their order; where a
-  /// dimension of one element stands makes no difference.
-  bool is_row_major(const FlatVector& dim_order, const std::vector<uint32_t>& dims) {
-    uint32_t seen = 0;
-    int last = -1;
-    bool ascending = true;
-    for (uint32_t i = 0; i < dim_order.count; ++i) {
-      const auto dim = buffer_->number<uint8_t>(dim_order.position + i);
-      if (dim >= dims.size() || ((seen >> dim) & 1U) != 0) {
-        buffer_->fail(dim_order.position, "a dimension order is not a permutation");
-        return false;
-      }
-      seen |= 1U << dim;
-      if (dims[dim] == 1) continue;
-      ascending = ascending && static_cast<int>(dim) > last;
-      last = dim;
-    }
-    return ascending;
-  }
-
-  static void forbid(ProgramTensor* tensor, std::string why_not) {
-    if (tensor->patchable) tensor->why_not = std::move(why_not);
-    tensor->patchable = false;
-  }
-
-  const Head& head_;
-  Flatbuffer* buffer_;
-  ProgramFile* file_;
-  Error too_short_;
-};
 
 /// Sorts by name. A program may describe a constant several times: once for each method, and once
 /// for each view of it, which has another shape; the constant itself comes first and is kept. One
@@ -386,14 +113,13 @@ void mark_shared_storage(std::vector<ProgramTensor>* tensors) {
   }
 }
 
-Result<ProgramFile> parse_tables(const Head& head, const uint8_t* bytes, uint64_t file_bytes,
+Result<ProgramFile> parse_tables(const ProgramHead& head, const uint8_t* bytes, uint64_t file_bytes,
                                  const std::string& path) {
   ProgramFile file;
   file.path = path;
   file.file_bytes = file_bytes;
   file.is_ptd = head.is_ptd;
-  Flatbuffer buffer(bytes, static_cast<size_t>(head.flatbuffer_end_bytes));
-  SHIRA_TRY(TableReader(head, &buffer, &file).read());
+  SHIRA_TRY(read_program_tables(head, bytes, &file));
   merge_names(&file.tensors);
   mark_shared_storage(&file.tensors);
   const auto named = std::find_if(file.tensors.begin(), file.tensors.end(),
@@ -428,7 +154,7 @@ Result<uint64_t> read_from_start(int descriptor, uint64_t size_bytes, uint8_t* o
 
 Result<ProgramFile> parse_program_file(const uint8_t* bytes, uint64_t size_bytes,
                                        const std::string& label) {
-  SHIRA_ASSIGN(const Head head,
+  SHIRA_ASSIGN(const ProgramHead head,
                parse_head(ByteReader(bytes, static_cast<size_t>(size_bytes)), size_bytes, label));
   return parse_tables(head, bytes, size_bytes, label);
 }
@@ -441,13 +167,15 @@ Result<ProgramFile> read_program_file(int descriptor, const std::string& path) {
   const auto file_bytes = static_cast<uint64_t>(status.st_size);
   uint8_t head_bytes[kHeadBytes];
   SHIRA_ASSIGN(const uint64_t head_size, read_from_start(descriptor, kHeadBytes, head_bytes, path));
-  SHIRA_ASSIGN(const Head head, parse_head(ByteReader(head_bytes, static_cast<size_t>(head_size)),
-                                           file_bytes, path));
+  SHIRA_ASSIGN(
+      const ProgramHead head,
+      parse_head(ByteReader(head_bytes, static_cast<size_t>(head_size)), file_bytes, path));
   SHIRA_ASSIGN(Array<uint8_t> tables,
                Array<uint8_t>::make(static_cast<size_t>(head.flatbuffer_end_bytes)));
   SHIRA_ASSIGN(const uint64_t got,
                read_from_start(descriptor, head.flatbuffer_end_bytes, tables.data(), path));
-  if (got != head.flatbuffer_end_bytes) return truncated(path, head.flatbuffer_end_bytes, got);
+  if (got != head.flatbuffer_end_bytes)
+    return truncated_program_file(path, head.flatbuffer_end_bytes, got);
   return parse_tables(head, tables.data(), file_bytes, path);
 }
 

@@ -197,14 +197,24 @@ TEST(ProgramFile, RefusesContradictions) {
   }
 }
 
+TEST(ProgramFile, AProgramWithoutSegmentsHasNoConstants) {
+  test::Program program;
+  program.methods = {{}};
+  Bytes bytes = make_pte(program);
+  memset(&bytes[8], 0, 32);  // such a file has no extended header
+  const Result<ProgramFile> file = parse(bytes);
+  ASSERT_TRUE(file.ok()) << file.error().message;
+  EXPECT_TRUE(file.value().tensors.empty());
+}
+
 TEST(ProgramFile, RefusesOtherFiles) {
   Bytes bytes = make_pte(small_program());
   bytes[6] = '9';  // ET92
   EXPECT_EQ(parse(bytes).error().status, Status::BAD_PROGRAM_FILE);
   EXPECT_EQ(parse(bytes).error().offset_bytes, 4U);
   bytes = make_pte(small_program());
-  bytes[8] = 'x';  // no extended header
-  EXPECT_EQ(parse(bytes).error().offset_bytes, 8U);
+  bytes[8] = 'x';  // no extended header, and yet a segment
+  EXPECT_EQ(parse(bytes).error().status, Status::BAD_PROGRAM_FILE);
   EXPECT_EQ(parse(Bytes(1000, 0)).error().status, Status::BAD_PROGRAM_FILE);
   EXPECT_EQ(parse({}).error().status, Status::BAD_PROGRAM_FILE);
 }
