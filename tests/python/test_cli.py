@@ -220,13 +220,14 @@ WRONG_BASES: dict[str, tuple[Callable[[dict[str, NDArray[Any]]], Any], str]] = {
 
 @pytest.mark.parametrize("what", WRONG_BASES)
 def test_verify_names_what_does_not_fit(shira: Shira, files: Files, what: str) -> None:
-    change, _ = WRONG_BASES[what]
+    change, words = WRONG_BASES[what]
     change(files.arrays)
     files.base.write_bytes(safetensors_bytes(files.arrays, {}))
     ran = shira("verify", files.fr, "--base", files.base)
     assert ran.code == 1
     assert "tensor layer.b.weight: " in ran.err
     assert "1 of 2 tensors" in ran.err
+    assert words in ran.err
     assert len(ran.err.splitlines()) == 1
     rows = json.loads(shira("verify", files.fr, "--base", files.base, "--json").out)["tensors"]
     assert [bool(row["problem"]) for row in rows] == [False, True]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,12 @@ def test_wrong_base(files: dict[str, Path]) -> None:
         program.switch("x")
     assert (caught.value.status, caught.value.tensor) == ("BASE_MISMATCH", "wide.weight")
     assert torch.equal(program.forward(models.tiny_ids())[0], before)
+
+
+def test_the_quickstart_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(
+        str(Path(__file__).parents[2] / "examples" / "quickstart.py"), run_name="__main__"
+    )
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("switched 327 weights in ")
+    assert printed[-1] == "the base is back: True"

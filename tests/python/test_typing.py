@@ -86,6 +86,7 @@ def test_the_package_says_that_it_is_typed() -> None:
 
 def test_the_stub_names_what_the_extension_has() -> None:
     """A light form of what `make lint` asks stubtest; it also runs where only the wheel is."""
+
     def public(names: list[str]) -> set[str]:
         return {name for name in names if not name.startswith("_")}
 
