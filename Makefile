@@ -75,8 +75,11 @@ demo: setup ## switch adapters on a live ExecuTorch program of a real model; wri
 	@$(VENV)/bin/shira demo
 
 .PHONY: bench
-bench: setup ## measure switching here; writes build/bench
-	@$(VENV)/bin/shira bench
+bench: setup build/demo/demo.json ## measure switching on this machine; writes build/bench.json
+	@$(VENV)/bin/shira bench --output build/bench.json
+
+build/demo/demo.json:
+	@$(VENV)/bin/shira demo
 
 .PHONY: train-demo
 train-demo: setup ## train the demo's adapters again (long)
