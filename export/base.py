@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
@@ -101,4 +102,5 @@ class Base:
 
 def xxh3_128(values: NDArray[Any]) -> bytes:
     """Hash the bytes of contiguous values as FORMAT.md section 2 demands."""
-    return xxhash.xxh3_128(values.tobytes()).digest()
+    # As bytes, because bfloat16 arrays do not offer their buffer.
+    return xxhash.xxh3_128(values.view(np.uint8).data).digest()

@@ -34,7 +34,7 @@ def export_command(
         Path,
         typer.Argument(
             metavar="ADAPTER",
-            help="PEFT SHiRA folder or state dict, .pt of sparse tensors or of indices and values,"
+            help="PEFT SHiRA folder or state dict, .pt of sparse deltas or of indices and deltas,"
             " or a fine-tuned checkpoint (with --base).",
         ),
     ],

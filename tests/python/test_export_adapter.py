@@ -540,6 +540,12 @@ def test_checkpoints_that_cannot_be_compared_are_refused(tmp_path: Path) -> None
 # --- The file and its metadata ---
 
 
+def test_an_output_that_exists_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "a.shb").write_bytes(b"old")
+    with pytest.raises(ExportError, match="exists already"):
+        export_adapter(tmp_path / "nothing", tmp_path / "a.shb")
+
+
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path, adapter: Path) -> None:
     base = base_file(tmp_path)
     for name in "ab":

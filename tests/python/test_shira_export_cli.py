@@ -37,6 +37,7 @@ Run = Callable[..., Result]
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Runs the console script's function in an empty folder that holds an adapter and a base."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
     write_peft(tmp_path / "de", peft_tensors(*random_pairs(SHAPE, 32)))
     write_safetensors(tmp_path / "base.safetensors", {NAME: weights(SHAPE)})
 
@@ -45,7 +46,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         with pytest.raises(SystemExit) as exit_info:
             main()
         captured = capsys.readouterr()
-        return Result(int(exit_info.value.code or 0), captured.out, captured.err)
+        # Some CI systems make the command line library colour its messages.
+        out, err = (re.sub(r"\x1b\[[0-9;]*m", "", text) for text in captured)
+        return Result(int(exit_info.value.code or 0), out, err)
 
     return run_command
 
@@ -85,6 +88,15 @@ def test_json_goes_to_standard_output_and_words_to_standard_error(run: Run) -> N
     assert report["tensors"][0]["shape"] == [12, 20]
     assert report["names"] == [{"source": f"{Q_PROJ}.weight", "target": NAME, "how": "unwrapped"}]
     assert report["content_digest"] == read_shb("a.shb")["content_digest"]
+
+
+def test_a_terminal_sees_progress_apart_from_the_report(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    result = run("de", "-o", "a.shb", "--base", "base.safetensors", "--json")
+    assert json.loads(result.stdout)["entry_count"] == 32
+    assert f"1/1 tensors {NAME}" in result.stderr
 
 
 def test_options_reach_the_file(run: Run) -> None:
