@@ -556,6 +556,28 @@ def test_forwards_nest_and_fail_without_closing_the_gate(model: Model) -> None:
     program.try_switch("de")
 
 
+def test_a_nested_forward_does_not_wait_for_a_waiting_switch(model: Model) -> None:
+    """The switch waits for the outer forward, so an inner one that waited for it would never end."""
+    program = model.program
+    switch = threading.Thread(target=lambda: program.switch("de"))
+    results: list[Any] = []
+
+    def module(depth: int) -> int:
+        if depth == 0:
+            switch.start()
+            time.sleep(0.05)  # until it waits at the gate
+            return int(program.forward(1))
+        return depth
+
+    with_module(model, module)
+    forward = threading.Thread(target=lambda: results.append(program.forward(0)), daemon=True)
+    forward.start()
+    forward.join(20)
+    assert results == [1]
+    switch.join(20)
+    assert program.active == {"de": 1.0}
+
+
 def test_threads_that_switch_and_run_at_once(model: Model) -> None:
     """Every forward sees a whole state: one of those that were asked for, never a mixture."""
     program = with_module(model, lambda: tuple(model.bytes().values()))

@@ -148,6 +148,16 @@ def test_weights_that_moved_are_detected_before_a_store(module: Any, what: str) 
         assert torch.equal(tensor, before[name])
 
 
+def test_memory_that_a_weight_has_left_is_not_given_to_others(module: Any) -> None:
+    program = switched(module)
+    address = module.inner[0].weight.data_ptr()
+    module.inner[0].weight.data = torch.zeros(8, 6)
+    others = [torch.zeros(8, 6) for _ in range(1000)]
+    assert address not in {tensor.data_ptr() for tensor in others}
+    with pytest.raises(AttachError):
+        program.switch(None)
+
+
 def test_moving_nothing_is_fine(module: Any) -> None:
     program = switched(module)
     module.to(torch.float32).cpu().float()
