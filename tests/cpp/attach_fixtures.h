@@ -332,7 +332,7 @@ int in_child(Body body) {
 /// What /proc/self/smaps says of the areas in [begin, begin + length).
 struct Residency {
   uint64_t resident_kib = 0;
-  uint64_t private_dirty_kib = 0;
+  uint64_t copied_kib = 0;
   bool is_locked = false;
   bool is_covered = false;
 };
@@ -352,8 +352,8 @@ inline Residency residency(const uint8_t* begin, size_t length) {
       result.is_covered = result.is_covered || inside;
     } else if (inside && sscanf(line.c_str(), "Rss: %lu", &value) == 1) {
       result.resident_kib += value;
-    } else if (inside && sscanf(line.c_str(), "Private_Dirty: %lu", &value) == 1) {
-      result.private_dirty_kib += value;
+    } else if (inside && sscanf(line.c_str(), "Anonymous: %lu", &value) == 1) {
+      result.copied_kib += value;
     } else if (inside && line.rfind("VmFlags:", 0) == 0) {
       result.is_locked = result.is_locked || (line + " ").find(" lo ") != std::string::npos;
     }

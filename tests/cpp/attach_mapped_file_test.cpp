@@ -157,9 +157,9 @@ TEST_F(AttachMappedFile, LockedPagesAreNeitherKeptNorFaultedIn) {
   const TensorSpec& weight = spec(specs, "weight");
   weight.data[3 * page_] = 1;
   const Residency touched = residency(constants.pages(), constants.length());
-  EXPECT_LE(touched.private_dirty_kib, page_ / 1024) << "one store copies one page";
+  EXPECT_LE(touched.copied_kib, page_ / 1024) << "one store copies one page";
   EXPECT_TRUE(weight.region->hard_revert().ok());
-  EXPECT_EQ(residency(constants.pages(), constants.length()).private_dirty_kib, 0U);
+  EXPECT_EQ(residency(constants.pages(), constants.length()).copied_kib, 0U);
 }
 
 TEST_F(AttachMappedFile, AnApplicationThatLocksEverythingIsServed) {
