@@ -557,7 +557,7 @@ def test_forwards_nest_and_fail_without_closing_the_gate(model: Model) -> None:
 
 
 def test_a_nested_forward_does_not_wait_for_a_waiting_switch(model: Model) -> None:
-    """The switch waits for the outer forward, so an inner one that waited for it would never end."""
+    """The switch waits for the outer forward, so an inner one must not wait for the switch."""
     program = model.program
     switch = threading.Thread(target=lambda: program.switch("de"))
     results: list[Any] = []
