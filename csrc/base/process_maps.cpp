@@ -3,6 +3,7 @@
 #include "base/process_maps.h"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -92,6 +93,66 @@ bool parse_line(std::string_view line, MemoryArea* area) {
   return true;
 }
 
+// PROCMAP_QUERY of linux/fs.h, which older system headers lack.
+struct MapQuery {
+  uint64_t struct_bytes;
+  uint64_t query_flags;
+  uint64_t query_address;
+  uint64_t begin;
+  uint64_t end;
+  uint64_t area_flags;
+  uint64_t area_page_bytes;
+  uint64_t file_offset_bytes;
+  uint64_t inode;
+  uint32_t device_major;
+  uint32_t device_minor;
+  uint32_t name_bytes;
+  uint32_t build_id_bytes;
+  uint64_t name_address;
+  uint64_t build_id_address;
+};
+static_assert(sizeof(MapQuery) == 104);
+constexpr unsigned long kMapQuery = _IOWR('f', 17, MapQuery);
+constexpr uint64_t kReadable = 0x01;
+constexpr uint64_t kWritable = 0x02;
+constexpr uint64_t kShared = 0x08;
+constexpr uint64_t kCoveringOrNext = 0x10;
+
+/// The first area that ends behind `address`. False and errno ENOENT when there is none; any other
+/// errno when the kernel cannot answer.
+bool query_area(int descriptor, uintptr_t address, MemoryArea* area) {
+  MapQuery query{};
+  query.struct_bytes = sizeof(query);
+  query.query_flags = kCoveringOrNext;
+  query.query_address = address;
+  if (ioctl(descriptor, kMapQuery, &query) != 0) return false;
+  area->begin = static_cast<uintptr_t>(query.begin);
+  area->end = static_cast<uintptr_t>(query.end);
+  area->readable = (query.area_flags & kReadable) != 0;
+  area->writable = (query.area_flags & kWritable) != 0;
+  area->shared = (query.area_flags & kShared) != 0;
+  area->file_offset_bytes = query.file_offset_bytes;
+  area->device = makedev(query.device_major, query.device_minor);
+  area->inode = query.inode;
+  return true;
+}
+
+/// The areas with bytes of `ranges`, which are sorted. False when the kernel cannot answer.
+bool query_areas(int descriptor, const std::vector<AddressRange>& ranges,
+                 std::vector<MemoryArea>* areas) {
+  uintptr_t known_until = 0;
+  for (const AddressRange& range : ranges) {
+    known_until = std::max(known_until, range.begin);
+    while (known_until < range.end) {
+      MemoryArea area;
+      if (!query_area(descriptor, known_until, &area)) return errno == ENOENT;
+      known_until = area.end;
+      areas->push_back(area);
+    }
+  }
+  return true;
+}
+
 Error cannot_read(int code) {
   return Error{Status::IO_ERROR,
                std::string("/proc/self/maps cannot be read: ") + strerror(code),
@@ -147,6 +208,18 @@ Result<ProcessMaps> ProcessMaps::read() {
   if (!error.ok()) return error;
   if (!text.ok()) return text.error();
   return ProcessMaps(std::move(text.value()), text_bytes);
+}
+
+Result<ProcessMaps> ProcessMaps::read_near(std::vector<AddressRange> ranges) {
+  std::sort(ranges.begin(), ranges.end(),
+            [](const AddressRange& a, const AddressRange& b) { return a.begin < b.begin; });
+  const int descriptor = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return cannot_read(errno);
+  ProcessMaps maps;
+  const bool is_answered = query_areas(descriptor, ranges, &maps.areas_);
+  close(descriptor);
+  if (!is_answered) return read();
+  return maps;
 }
 
 const MemoryArea* ProcessMaps::find(uintptr_t address) const {

@@ -1,5 +1,5 @@
-// What the kernel says about this process's memory: one snapshot of /proc/self/maps (Linux,
-// Android). SPDX-License-Identifier: Apache-2.0
+// What the kernel says about this process's memory: a snapshot of /proc/self/maps (Linux, Android).
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <cstddef>
@@ -27,11 +27,22 @@ struct MemoryArea {
   std::string_view path;
 };
 
+/// The bytes [begin, end) of this process.
+struct AddressRange {
+  uintptr_t begin = 0;
+  uintptr_t end = 0;
+};
+
 /// An immutable snapshot, ordered by address.
 class ProcessMaps {
  public:
   /// Reads /proc/self/maps. IO_ERROR where there is none, OUT_OF_MEMORY.
   static Result<ProcessMaps> read();
+
+  /// As read(), but only the areas with bytes of `ranges` are sure to be there, and their paths may
+  /// be empty. Linux 6.11 and newer answer for single areas, in microseconds; a whole listing takes
+  /// a time that grows with everything the process has mapped. Elsewhere this is read().
+  static Result<ProcessMaps> read_near(std::vector<AddressRange> ranges);
 
   /// For tests: parses text in the format of /proc/self/maps; malformed lines are skipped.
   static Result<ProcessMaps> parse(std::string_view text);
@@ -45,6 +56,7 @@ class ProcessMaps {
   bool is_writable(uintptr_t begin, uintptr_t end) const;
 
  private:
+  ProcessMaps() = default;
   ProcessMaps(Array<char> text, size_t text_bytes);
 
   Array<char> text_;  // a heap array: it stays in place when the snapshot is moved

@@ -71,7 +71,12 @@ Result<void> WeightTable::add(std::vector<TensorSpec> specs) {
 
 Result<void> WeightTable::check_live(const std::vector<uint32_t>& tensor_indices) const {
   if (tensor_indices.empty()) return {};
-  SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read());
+  std::vector<AddressRange> ranges;
+  for (const uint32_t i : tensor_indices) {
+    const auto begin = reinterpret_cast<uintptr_t>(specs_[i].data);
+    ranges.push_back(AddressRange{begin, begin + facts_[i].size_bytes});
+  }
+  SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read_near(std::move(ranges)));
   for (const uint32_t i : tensor_indices)
     SHIRA_TRY(check_one(specs_[i], maps, facts_[i].size_bytes));
   return {};

@@ -5,9 +5,12 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <string>
+#include <vector>
 
 namespace shira {
 namespace {
@@ -148,6 +151,51 @@ TEST(ProcessMaps, AListingLargerThanTheFirstBufferIsReadWhole) {
       "microseconds",
       static_cast<int>(std::chrono::duration_cast<std::chrono::microseconds>(end - start).count()));
   ASSERT_EQ(munmap(memory, kPages * page_bytes()), 0);
+}
+
+TEST(ProcessMaps, ReadNearTellsTheSameAsTheWholeListing) {
+  // A file's pages of three kinds with a hole between, and the areas of this very program.
+  char path[] = "/tmp/process_maps_XXXXXX";
+  const int descriptor = mkstemp(path);
+  ASSERT_GE(descriptor, 0);
+  ASSERT_EQ(unlink(path), 0);
+  ASSERT_EQ(ftruncate(descriptor, static_cast<off_t>(8 * page_bytes())), 0);
+  void* memory = mmap(nullptr, 7 * page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE, descriptor,
+                      static_cast<off_t>(page_bytes()));
+  ASSERT_NE(memory, MAP_FAILED);
+  const auto begin = reinterpret_cast<uintptr_t>(memory);
+  const auto page = [&](size_t i) { return begin + i * page_bytes(); };
+  ASSERT_EQ(mprotect(reinterpret_cast<void*>(page(1)), page_bytes(), PROT_READ), 0);
+  ASSERT_EQ(munmap(reinterpret_cast<void*>(page(3)), page_bytes()), 0);
+  ASSERT_NE(mmap(reinterpret_cast<void*>(page(5)), page_bytes(), PROT_READ, MAP_SHARED | MAP_FIXED,
+                 descriptor, 0),
+            MAP_FAILED);
+
+  const Result<ProcessMaps> whole = ProcessMaps::read();
+  const auto code = reinterpret_cast<uintptr_t>(&page_bytes);
+  const Result<ProcessMaps> near = ProcessMaps::read_near(
+      {{page(5), page(7)}, {page(0) + 1, page(4) + 1}, {code, code + 1}, {page(3), page(3) + 1}});
+  ASSERT_TRUE(whole.ok());
+  ASSERT_TRUE(near.ok());
+  std::vector<uintptr_t> addresses = {code};
+  for (size_t i = 0; i < 7; ++i) addresses.push_back(page(i));
+  for (const uintptr_t address : addresses) {
+    const MemoryArea* expected = whole.value().find(address);
+    const MemoryArea* found = near.value().find(address);
+    ASSERT_EQ(found == nullptr, expected == nullptr);
+    ASSERT_EQ(expected == nullptr, address == page(3));
+    if (expected == nullptr) continue;
+    EXPECT_EQ(found->begin, expected->begin);
+    EXPECT_EQ(found->end, expected->end);
+    EXPECT_EQ(found->readable, expected->readable);
+    EXPECT_EQ(found->writable, expected->writable);
+    EXPECT_EQ(found->shared, expected->shared);
+    EXPECT_EQ(found->file_offset_bytes, expected->file_offset_bytes);
+    EXPECT_EQ(found->device, expected->device);
+    EXPECT_EQ(found->inode, expected->inode);
+  }
+  ASSERT_EQ(munmap(memory, 7 * page_bytes()), 0);
+  close(descriptor);
 }
 
 TEST(ProcessMaps, PageSizeIsAPowerOfTwo) {
