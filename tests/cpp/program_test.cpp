@@ -83,6 +83,8 @@ TEST_F(ProgramTest, RegistrationRefusesWhatItCannotPatch) {
   spec.data += 2;
   EXPECT_EQ(status_of(spec), Status::SHARED_STORAGE)
       << "overlaps a.weight from its second element on";
+  spec.data -= 8;
+  EXPECT_EQ(status_of(spec), Status::SHARED_STORAGE) << "ends inside a.weight";
   spec = model_.spec(0);
   spec.name = "c.weight";
   for (const std::vector<uint32_t>& dims :

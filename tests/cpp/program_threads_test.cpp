@@ -70,7 +70,9 @@ TEST(ThreadPool, TheLowestFailureWins) {
   const auto pool = ThreadPool::make(4).value();
   for (int round = 0; round < 200; ++round) {
     const Result<void> result = pool->run(100, UINT64_MAX, [&](size_t i) -> Result<void> {
-      if (i == 17) std::this_thread::sleep_for(std::chrono::microseconds(50));
+      // 19 fails first, then 17, then 18: neither the first nor the last failure is the answer.
+      if (i == 17) std::this_thread::sleep_for(std::chrono::microseconds(200));
+      if (i == 18) std::this_thread::sleep_for(std::chrono::microseconds(600));
       if (i < 17) return {};
       return Error{Status::BAD_VALUE, std::to_string(i)};
     });
