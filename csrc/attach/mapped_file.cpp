@@ -78,76 +78,31 @@ class SourceFile {
   const std::string path_;
 };
 
-/// One remapped span.
-class MappedRegion final : public Region {
+/// What the regions of one attach have in common.
+class Attachment {
  public:
-  MappedRegion(std::shared_ptr<const SourceFile> file, FileIdentity identity, FileState state,
-               PageSpan span)
-      : file_(std::move(file)), identity_(identity), state_(state), span_(span) {}
+  Attachment(std::unique_ptr<const SourceFile> file, FileIdentity identity, FileState state)
+      : file_(std::move(file)), identity_(identity), state_(state) {}
+  Attachment(const Attachment&) = delete;
+  Attachment& operator=(const Attachment&) = delete;
 
-  Result<void> check(const ProcessMaps& maps, const uint8_t* data,
-                     uint64_t size_bytes) const override {
-    SHIRA_ASSIGN(const uint64_t offset_bytes, file_offset(data, size_bytes));
-    SHIRA_ASSIGN(const FileState now, file_->state());
-    // A store beyond the end of the file would be SIGBUS.
-    if (now.size_bytes < offset_bytes + size_bytes) {
-      return Error{Status::TRUNCATED,
-                   "the file was truncated to " + std::to_string(now.size_bytes) +
-                       " bytes after it was attached; the tensor ends at byte " +
-                       std::to_string(offset_bytes + size_bytes),
-                   file_->path(),
-                   {},
-                   offset_bytes};
+  /// With nobody left to store into them, the mappings that are still there become read-only again,
+  /// showing what they show. That is also what tells a later attach that they are free.
+  ~Attachment() {
+    if (spans_.empty()) return;
+    const Result<ProcessMaps> maps = ProcessMaps::read();
+    if (!maps.ok()) return;
+    for (const PageSpan& span : spans_) {
+      if (!check_pages(maps.value(), span, span.begin, span.end()).ok()) continue;
+      mprotect(reinterpret_cast<void*>(span.begin), static_cast<size_t>(span.size_bytes),
+               PROT_READ);
     }
-    const auto begin = reinterpret_cast<uintptr_t>(data);
-    return check_pages(maps, begin, begin + static_cast<uintptr_t>(size_bytes));
   }
 
-  bool has_source() const override { return true; }
+  const SourceFile& file() const { return *file_; }
 
-  Result<void> read_source(const uint8_t* data, uint64_t size_bytes, uint8_t* out) const override {
-    SHIRA_ASSIGN(const uint64_t offset_bytes, file_offset(data, size_bytes));
-    SHIRA_TRY(check_unchanged());
-    uint64_t done_bytes = 0;
-    while (done_bytes < size_bytes) {
-      const ssize_t got =
-          pread(file_->descriptor(), out + done_bytes, static_cast<size_t>(size_bytes - done_bytes),
-                static_cast<off_t>(offset_bytes + done_bytes));
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0) return file_->system_error("the file cannot be read", errno);
-      if (got == 0)
-        return file_->error(Status::DETACHED, "the file was truncated while it was read");
-      done_bytes += static_cast<uint64_t>(got);
-    }
-    return {};
-  }
-
-  Result<void> hard_revert() override {
-    SHIRA_TRY(check_unchanged());
-    // Dropping pages of memory that belongs to somebody else by now would destroy it, so that the
-    // whole span is looked at, not just the tensors that the caller has checked.
-    SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read());
-    SHIRA_TRY(check_pages(maps, span_.begin, span_.end()));
-    void* begin = reinterpret_cast<void*>(span_.begin);
-    const auto size_bytes = static_cast<size_t>(span_.size_bytes);
-    if (madvise(begin, size_bytes, MADV_DONTNEED) == 0) return {};
-    // EINVAL is the kernel's answer for locked pages: the application may have locked all it has.
-    if (errno == EINVAL && munlock(begin, size_bytes) == 0 &&
-        madvise(begin, size_bytes, MADV_DONTNEED) == 0) {
-      return {};
-    }
-    return file_->error(Status::NOT_SUPPORTED,
-                        std::string("the private pages cannot be dropped: ") + strerror(errno));
-  }
-
- private:
-  Result<uint64_t> file_offset(const uint8_t* data, uint64_t size_bytes) const {
-    const auto address = reinterpret_cast<uintptr_t>(data);
-    if (address < span_.begin || address > span_.end() || size_bytes > span_.end() - address) {
-      return file_->error(Status::INVALID_ARGUMENT, "the bytes lie outside the attached mapping");
-    }
-    return span_.file_offset_bytes + (address - span_.begin);
-  }
+  /// From now on these spans are this attachment's.
+  void own(std::vector<PageSpan> spans) { spans_ = std::move(spans); }
 
   Result<void> check_unchanged() const {
     SHIRA_ASSIGN(const FileState now, file_->state());
@@ -155,11 +110,13 @@ class MappedRegion final : public Region {
     return file_->error(Status::DETACHED, "the file was modified on disk after it was attached");
   }
 
-  /// Every area of [begin, end) must still be the private, writable view of the same file bytes.
-  Result<void> check_pages(const ProcessMaps& maps, uintptr_t begin, uintptr_t end) const {
+  /// Every area of [begin, end), a part of `span`, must still be the private, writable view of the
+  /// same file bytes.
+  Result<void> check_pages(const ProcessMaps& maps, const PageSpan& span, uintptr_t begin,
+                           uintptr_t end) const {
     for (uintptr_t address = begin; address < end;) {
       const MemoryArea* area = maps.find(address);
-      const uint64_t expected_bytes = span_.file_offset_bytes + (address - span_.begin);
+      const uint64_t expected_bytes = span.file_offset_bytes + (address - span.begin);
       if (area == nullptr) {
         return detached(expected_bytes, "its program was unloaded: nothing is mapped there now");
       }
@@ -182,13 +139,89 @@ class MappedRegion final : public Region {
     return {};
   }
 
+ private:
   Error detached(uint64_t offset_bytes, std::string message) const {
     return Error{Status::DETACHED, std::move(message), file_->path(), {}, offset_bytes};
   }
 
-  const std::shared_ptr<const SourceFile> file_;
+  const std::unique_ptr<const SourceFile> file_;
   const FileIdentity identity_;
   const FileState state_;
+  std::vector<PageSpan> spans_;
+};
+
+/// One remapped span.
+class MappedRegion final : public Region {
+ public:
+  MappedRegion(std::shared_ptr<const Attachment> attachment, PageSpan span)
+      : attachment_(std::move(attachment)), file_(attachment_->file()), span_(span) {}
+
+  Result<void> check(const ProcessMaps& maps, const uint8_t* data,
+                     uint64_t size_bytes) const override {
+    SHIRA_ASSIGN(const uint64_t offset_bytes, file_offset(data, size_bytes));
+    SHIRA_ASSIGN(const FileState now, file_.state());
+    // A store beyond the end of the file would be SIGBUS.
+    if (now.size_bytes < offset_bytes + size_bytes) {
+      return Error{Status::TRUNCATED,
+                   "the file was truncated to " + std::to_string(now.size_bytes) +
+                       " bytes after it was attached; the tensor ends at byte " +
+                       std::to_string(offset_bytes + size_bytes),
+                   file_.path(),
+                   {},
+                   offset_bytes};
+    }
+    const auto begin = reinterpret_cast<uintptr_t>(data);
+    return attachment_->check_pages(maps, span_, begin, begin + static_cast<uintptr_t>(size_bytes));
+  }
+
+  bool has_source() const override { return true; }
+
+  Result<void> read_source(const uint8_t* data, uint64_t size_bytes, uint8_t* out) const override {
+    SHIRA_ASSIGN(const uint64_t offset_bytes, file_offset(data, size_bytes));
+    SHIRA_TRY(attachment_->check_unchanged());
+    uint64_t done_bytes = 0;
+    while (done_bytes < size_bytes) {
+      const ssize_t got =
+          pread(file_.descriptor(), out + done_bytes, static_cast<size_t>(size_bytes - done_bytes),
+                static_cast<off_t>(offset_bytes + done_bytes));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return file_.system_error("the file cannot be read", errno);
+      if (got == 0)
+        return file_.error(Status::DETACHED, "the file was truncated while it was read");
+      done_bytes += static_cast<uint64_t>(got);
+    }
+    return {};
+  }
+
+  Result<void> hard_revert() override {
+    SHIRA_TRY(attachment_->check_unchanged());
+    // Dropping pages of memory that belongs to somebody else by now would destroy it, so that the
+    // whole span is looked at, not just the tensors that the caller has checked.
+    SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read());
+    SHIRA_TRY(attachment_->check_pages(maps, span_, span_.begin, span_.end()));
+    void* begin = reinterpret_cast<void*>(span_.begin);
+    const auto size_bytes = static_cast<size_t>(span_.size_bytes);
+    if (madvise(begin, size_bytes, MADV_DONTNEED) == 0) return {};
+    // EINVAL is the kernel's answer for locked pages: the application may have locked all it has.
+    if (errno == EINVAL && munlock(begin, size_bytes) == 0 &&
+        madvise(begin, size_bytes, MADV_DONTNEED) == 0) {
+      return {};
+    }
+    return file_.error(Status::NOT_SUPPORTED,
+                       std::string("the private pages cannot be dropped: ") + strerror(errno));
+  }
+
+ private:
+  Result<uint64_t> file_offset(const uint8_t* data, uint64_t size_bytes) const {
+    const auto address = reinterpret_cast<uintptr_t>(data);
+    if (address < span_.begin || address > span_.end() || size_bytes > span_.end() - address) {
+      return file_.error(Status::INVALID_ARGUMENT, "the bytes lie outside the attached mapping");
+    }
+    return span_.file_offset_bytes + (address - span_.begin);
+  }
+
+  const std::shared_ptr<const Attachment> attachment_;
+  const SourceFile& file_;
   const PageSpan span_;
 };
 
@@ -291,7 +324,7 @@ Result<std::vector<TensorSpec>> attach_mapped_file(const std::string& path,
                  {},
                  kNoOffset};
   }
-  const auto source = std::make_shared<const SourceFile>(descriptor, path);
+  auto source = std::make_unique<const SourceFile>(descriptor, path);
   SHIRA_ASSIGN(const FileState state, source->state());
   SHIRA_ASSIGN(const ProgramFile file, read_program_file(descriptor, path));
   SHIRA_ASSIGN(const FileIdentity identity, source->identity());
@@ -299,11 +332,12 @@ Result<std::vector<TensorSpec>> attach_mapped_file(const std::string& path,
   Result<MappingPlan> plan = plan_mappings(file, anchors, maps, identity, page_bytes());
   if (!plan.ok()) return explain_not_mapped(std::move(plan.error()), maps);
 
-  Staging staging(*source);
+  const auto attachment = std::make_shared<Attachment>(std::move(source), identity, state);
+  Staging staging(attachment->file());
   for (const PageSpan& span : plan.value().spans) SHIRA_TRY(staging.add(span));
   std::vector<std::shared_ptr<Region>> regions;
   for (const PageSpan& span : plan.value().spans) {
-    regions.push_back(std::make_shared<MappedRegion>(source, identity, state, span));
+    regions.push_back(std::make_shared<MappedRegion>(attachment, span));
   }
   std::vector<TensorSpec> specs;
   for (const PlannedTensor& planned : plan.value().tensors) {
@@ -313,6 +347,7 @@ Result<std::vector<TensorSpec>> attach_mapped_file(const std::string& path,
                      tensor.shares_storage_with});
   }
   SHIRA_TRY(staging.commit());
+  attachment->own(std::move(plan.value().spans));
   return specs;
 }
 

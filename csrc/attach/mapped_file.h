@@ -33,8 +33,9 @@ struct Anchor {
 /// and those of read_program_file().
 ///
 /// The new mapping is never locked: a locked one would refuse to drop its pages and would fault
-/// every one of them in. It stays private until the program itself unmaps it. REQUIRES: the program
-/// is not being unloaded meanwhile; forward passes may run.
+/// every one of them in. It stays private until the program itself unmaps it; when the last of the
+/// tensors' regions is gone it becomes read-only, as it is by then, and may be attached again.
+/// REQUIRES: the program is not being unloaded meanwhile; forward passes may run.
 Result<std::vector<TensorSpec>> attach_mapped_file(const std::string& path,
                                                    const std::vector<Anchor>& anchors);
 

@@ -158,8 +158,7 @@ void bind_program(py::module_& module) {
             for (const auto& [name, address] : anchors) places.push_back({name, address});
             unlocked([&]() -> Result<void> {
               SHIRA_ASSIGN(std::vector<TensorSpec> specs, attach_mapped_file(path, places));
-              for (TensorSpec& spec : specs) SHIRA_TRY(self.add_tensor(std::move(spec)));
-              return {};
+              return self.add_tensors(std::move(specs));
             });
           },
           "path"_a, "anchors"_a)

@@ -347,6 +347,33 @@ TEST_F(AttachMappedFile, UnloadingLeavesNothingBehind) {
   EXPECT_EQ(descriptors(), before);
 }
 
+TEST_F(AttachMappedFile, AProgramMayBeAttachedAgainWhenNobodyHoldsItsRegions) {
+  LoadedPte loaded(file_.path());
+  std::vector<TensorSpec> specs = attach();
+  EXPECT_EQ(failure(loaded.anchors()), Status::NOT_SUPPORTED);
+  spec(specs, "weight").data[5] ^= 1;
+  specs.pop_back();
+  EXPECT_EQ(failure(loaded.anchors()), Status::NOT_SUPPORTED) << "one tensor is left";
+  specs.clear();
+  EXPECT_FALSE(shows_file(loaded.weight(), 16)) << "what was stored stays";
+  Result<ProcessMaps> maps = ProcessMaps::read();
+  EXPECT_FALSE(maps.value().find(reinterpret_cast<uintptr_t>(loaded.weight()))->writable);
+
+  specs = attach();
+  EXPECT_TRUE(shows_file(loaded.weight(), 64 * page_)) << "a new attach begins with the base";
+  void* pages = loaded.constants->pages();
+  const size_t length = loaded.constants->length();
+  loaded.constants->unload();
+  ASSERT_NE(
+      mmap(pages, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+      MAP_FAILED);
+  specs.clear();
+  maps = ProcessMaps::read();
+  EXPECT_TRUE(maps.value().find(reinterpret_cast<uintptr_t>(pages))->writable)
+      << "somebody else's memory was made read-only";
+  munmap(pages, length);
+}
+
 TEST_F(AttachMappedFile, ReadersNeverSeeAnythingButTheFile) {
   // A forward pass may run while the mapping is replaced.
   for (int round = 0; round < 50; ++round) {

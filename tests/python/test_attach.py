@@ -270,6 +270,30 @@ def test_of_two_mappings_the_anchored_one_is_patched(files: Files, tmp_path: Pat
     _core.Program().attach_file(str(path), [])
 
 
+def test_a_program_that_takes_no_more_tensors_leaves_the_mapping_free(
+    files: Files, tmp_path: Path
+) -> None:
+    path = copy_of(files.inline, tmp_path)
+    program = load_program(files.inline)
+    program.add_adapter(files.adapter)
+    method, anchors = loaded_and_anchors(path)
+    (base,) = method.execute([wide_input()])
+    with pytest.raises(UsageError, match="before the first adapter"):
+        program._core.attach_file(str(path), anchors)
+    assert {area.permissions[1] for area in areas_of(path)} == {"-"}, "left writable"
+    core = _core.Program()
+    core.attach_file(str(path), anchors)
+    core.add_adapter(Adapter.open(files.adapter)._core, "", False, False)
+    core.switch_to([("wide", 1.0)], True)
+    (patched,) = method.execute([wide_input()])
+    assert not patched.equal(base)
+    # Without its Program the weights stay as they are; a new one begins with the base.
+    del core
+    assert method.execute([wide_input()])[0].equal(patched)
+    _core.Program().attach_file(str(path), anchors)
+    assert method.execute([wide_input()])[0].equal(base)
+
+
 def test_a_single_mapping_is_found_without_anchors(files: Files, tmp_path: Path) -> None:
     path = copy_of(files.inline, tmp_path)
     method, anchors = loaded_and_anchors(path)
