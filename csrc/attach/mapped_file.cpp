@@ -122,10 +122,11 @@ class Attachment {
       }
       if (!identity_.is_of(*area) || area->shared ||
           area->file_offset_bytes + (address - area->begin) != expected_bytes) {
+        const std::string other = area->inode == 0     ? "anonymous memory"
+                                  : area->path.empty() ? "another mapping"
+                                                       : std::string(area->path);
         return detached(expected_bytes, "its memory was reused after the program was unloaded: " +
-                                            (area->path.empty() ? std::string("anonymous memory")
-                                                                : std::string(area->path)) +
-                                            " is mapped there now");
+                                            other + " is mapped there now");
       }
       if (!area->readable || !area->writable) {
         return Error{Status::READ_ONLY,
@@ -197,7 +198,7 @@ class MappedRegion final : public Region {
     SHIRA_TRY(attachment_->check_unchanged());
     // Dropping pages of memory that belongs to somebody else by now would destroy it, so that the
     // whole span is looked at, not just the tensors that the caller has checked.
-    SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read());
+    SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read_near({{span_.begin, span_.end()}}));
     SHIRA_TRY(attachment_->check_pages(maps, span_, span_.begin, span_.end()));
     void* begin = reinterpret_cast<void*>(span_.begin);
     const auto size_bytes = static_cast<size_t>(span_.size_bytes);

@@ -9,12 +9,13 @@ namespace shira {
 namespace {
 
 /// Shared memory proper is mapped from /dev/shm, /dev/zero, /dev/ashmem, a memfd or System V.
-/// Every other shared file mapping would carry a store into the file (law I5).
+/// Every other shared file mapping would carry a store into the file (law I5). A map without paths
+/// cannot tell; the one that a tensor is registered with has them.
 bool writes_reach_a_file(const MemoryArea& area) {
   const auto starts_with = [&area](std::string_view prefix) {
     return area.path.substr(0, prefix.size()) == prefix;
   };
-  return area.shared && area.inode != 0 && !starts_with("/dev/") && !starts_with("/memfd:") &&
+  return area.shared && starts_with("/") && !starts_with("/dev/") && !starts_with("/memfd:") &&
          !starts_with("/SYSV");
 }
 

@@ -87,6 +87,9 @@ TEST_F(RawSpan, SharedMemoryIsNoFile) {
   ASSERT_EQ(ftruncate(descriptor, static_cast<off_t>(4 * page_)), 0);
   map(PROT_READ | PROT_WRITE, MAP_SHARED, descriptor);
   EXPECT_EQ(check(memory_, 4 * page_), Status::OK);
+  const auto begin = reinterpret_cast<uintptr_t>(memory_);
+  const Result<ProcessMaps> without_paths = ProcessMaps::read_near({{begin, begin + 4 * page_}});
+  EXPECT_TRUE(make_raw_region()->check(without_paths.value(), at(0), 4 * page_).ok());
   close(descriptor);
 }
 
