@@ -180,7 +180,9 @@ class Program:
 
         Raises:
             UsageError: ADAPTER_IN_USE or UNKNOWN_ADAPTER.
+            BusyError: the call comes from inside a forward pass of the same thread.
         """
+        self._require_no_forward("remove_adapter")
         self._core.remove_adapter(name)
 
     @property

@@ -539,6 +539,15 @@ def test_a_switch_inside_its_own_forward_is_refused(model: Model, call: str) -> 
     program.switch("de")  # the gate is open again
 
 
+@pytest.mark.parametrize("call", ["check_adapter", "remove_adapter"])
+def test_what_waits_for_switches_is_refused_inside_a_forward(model: Model, call: str) -> None:
+    # A switch that waits for the forward would make it wait for the switch: for ever.
+    program = with_module(model, lambda: getattr(program, call)("de"))
+    with pytest.raises(BusyError, match=f"{call} .*same thread"):
+        program.forward()
+    assert program.adapters == ("de", "fr")
+
+
 def test_forwards_nest_and_fail_without_closing_the_gate(model: Model) -> None:
     depth = 0
 
