@@ -29,6 +29,8 @@ FileKind = Literal["safetensors", "torch", "program"]
 # The unpickler's last known memory corruption with weights_only was mended in this version.
 _LOWEST_TORCH = (2, 10)
 
+_PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
+
 _SAFETENSORS_TYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
     "U8": np.dtype("<u1"),
@@ -72,7 +74,7 @@ def file_kind(path: Path) -> FileKind:
         start = stream.read(9)
     if start[4:8] in (b"ET12", b"FT01"):
         return "program"
-    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and 2 <= start[1] <= 5):
+    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in _PICKLE_PROTOCOLS):
         return "torch"
     if start[8:9] == b"{":
         return "safetensors"

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from .base import Base
 from .entries import RawEntries
 from .errors import ExportError
-from .names import Renames
+from .names import NameMatcher, Renames
 from .shapes import Shape
 
 
@@ -19,8 +20,8 @@ class UnboundShapes:
 
     Args:
         given: name in the program -> shape.
-        config: of PEFT; a base_model_name_or_path that is a folder on this machine is opened, and
-            nothing is ever downloaded.
+        config: of PEFT; a base_model_name_or_path that is a folder on this machine is opened when
+            no other source has a shape, and nothing is ever downloaded.
         renames: as for the matching of names with a base.
     """
 
@@ -28,13 +29,11 @@ class UnboundShapes:
         self, given: Mapping[str, Shape], config: Mapping[str, Any], renames: Renames
     ) -> None:
         self._given = given
-        self._local: Base | None = None
+        self._base_name = config.get("base_model_name_or_path")
+        self._renames = renames
         #: The local base that some shape was taken from.
         self.used_base: Path | None = None
-        folder = config.get("base_model_name_or_path")
-        if isinstance(folder, str) and folder and Path(folder).is_dir():
-            self._local = Base(Path(folder))
-            self._matcher = self._local.matcher(renames)
+        self._why_no_base = ""
 
     def find(self, raw: RawEntries, name: str) -> Shape:
         """Give the shape of the tensor that `raw` changes and that the program calls `name`.
@@ -49,11 +48,24 @@ class UnboundShapes:
             )
         if raw.shape is not None or given is not None:
             return raw.shape or given or ()
-        match = self._matcher.match(raw.name, raw.where) if self._local else None
-        if self._local and match:
-            self.used_base = self._local.path
-            return self._local.tensors[match.target].shape
+        base, matcher = self._local
+        match = matcher.match(raw.name, raw.where) if matcher else None
+        if base and match:
+            self.used_base = base.path
+            return base.tensors[match.target].shape
         raise ExportError(
             f"{raw.where}: the shape of {name} is not in the file; give the model as --base, name a"
             " local folder as base_model_name_or_path in adapter_config.json, or give --shapes"
+            f"{self._why_no_base}"
         )
+
+    @cached_property
+    def _local(self) -> tuple[Base, NameMatcher] | tuple[None, None]:
+        """The base that the configuration names, if it can be opened here."""
+        try:
+            if isinstance(name := self._base_name, str) and name and Path(name).is_dir():
+                base = Base(Path(name))
+                return base, base.matcher(self._renames)
+        except (ExportError, OSError) as error:
+            self._why_no_base = f" (the folder that it names is of no use: {error})"
+        return None, None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from export_inputs import (
     write_peft,
     write_safetensors,
 )
+from hypothesis import example, given
+from hypothesis import strategies as st
 from shb_reader import read_shb
 
 from shira_runtime.export import ExportError, export_adapter
@@ -364,6 +367,27 @@ def test_damaged_files_are_refused(tmp_path: Path, adapter: Path) -> None:
         export_adapter(tmp_path / "nothing", tmp_path / "a.shb")
 
 
+STARTS = [b"\x80", b"PK\x03\x04", b"\x89SHB", b"GGUF", b"{", b"\0\0\0\0ET12", b"\0\0\0\0FT01", b""]
+
+
+@given(st.sampled_from(STARTS), st.binary(max_size=16), st.integers(0, 16))
+@example(b"\x80", b"", 16)
+@example(b"\2\0\0\0\0\0\0\0", b"{}", 16)
+@example(b"\2\0\0\0\0\0\0\0", b"[]", 16)
+def test_a_file_of_few_bytes_is_refused_as_adapter_and_as_base(
+    start: bytes, rest: bytes, size_bytes: int
+) -> None:
+    content = (start + rest)[:size_bytes]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "small")
+        path.write_bytes(content)
+        with pytest.raises(ExportError, match="small"):
+            export_adapter(path, Path(folder, "a.shb"))
+        adapter = write_peft(Path(folder, "de"), peft_tensors(*random_pairs(SHAPE, NNZ)))
+        with pytest.raises(ExportError, match="small"):
+            export_adapter(adapter, Path(folder, "a.shb"), base=path)
+
+
 def test_two_tensors_of_one_name_in_a_safetensors_file_are_refused(tmp_path: Path) -> None:
     entry = b'"a.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
     header = b"{" + entry + b"," + entry + b"}"
@@ -399,6 +423,18 @@ def test_shapes_come_from_a_local_base_and_nothing_is_downloaded(
     assert any("shapes were taken from" in note for note in report.notes)
     # Given shapes win over the local base.
     refused(tmp_path, "r = 1", adapter, shapes={NAME: (12, 21)})
+
+
+def test_a_folder_of_the_bases_name_without_weights_counts_as_no_base(
+    tmp_path: Path, pairs: tuple[Any, Any]
+) -> None:
+    folder = tmp_path / "local-model"
+    folder.mkdir()
+    adapter = write_peft(tmp_path / "de", peft_tensors(*pairs), base_model_name_or_path=str(folder))
+    message = f"shape of {NAME} is not in the file; .*give --shapes .*local-model: has no model"
+    refused(tmp_path, message, adapter)
+    report = export_adapter(adapter, tmp_path / "a.shb", shapes={NAME: SHAPE})
+    assert not any("shapes were taken from" in note for note in report.notes)
 
 
 def test_bad_shapes_are_refused(tmp_path: Path, adapter: Path) -> None:
