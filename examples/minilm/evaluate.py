@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,9 @@ def merged_encoder(scales: dict[str, float]) -> SentenceEncoder:
         if hasattr(module, "shira_weight"):
             for name, scale in scales.items():
                 module.set_scale(name, scale)
-    merged: SentenceEncoder = model.merge_and_unload(adapter_names=list(scales))
+    # PEFT's deltas are sparse tensors; torch warns where nobody says whether to check them.
+    with torch.sparse.check_sparse_tensor_invariants(enable=True):
+        merged: SentenceEncoder = model.merge_and_unload(adapter_names=list(scales))
     return merged
 
 
@@ -210,9 +211,9 @@ def render_card(card: str, results: dict[str, Any], records: dict[str, Any]) -> 
 def print_scores(results: dict[str, Any]) -> None:
     """Prints the scores as a table on the terminal."""
     table = Table(title="Retrieval: MRR / R@1 / R@10")
-    table.add_column("task")
+    table.add_column("task", no_wrap=True)
     for name in STATES:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for task in dict.fromkeys(row["task"] for row in results["scores"]):
         rows = {row["state"]: row for row in results["scores"] if row["task"] == task}
         table.add_row(
@@ -231,8 +232,6 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=manuals.CACHE_FOLDER)
     parser.add_argument("--output", type=Path, default=RESULTS_PATH, help="where to write JSON")
     arguments = parser.parse_args()
-    torch.sparse.check_sparse_tensor_invariants.disable()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     tasks = load_tasks(arguments.cache)
     scores = []
     for state, scales in STATES.items():

@@ -15,7 +15,7 @@ import pytest
 # At the end, so that the source folder never hides an installed shira_runtime.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from examples.minilm import pairs  # noqa: E402
+from examples.minilm import pairs
 
 FOLDER = Path(pairs.__file__).parent
 ADAPTERS = sorted(path.parent for path in FOLDER.glob("adapters/*/adapter_model.safetensors"))
@@ -149,7 +149,8 @@ def test_no_machine_paths_in_what_training_left():
 
 # PEFT asks transformers for an attribute by a name that transformers is about to drop.
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
-def test_adapter_loads_in_peft_onto_the_pinned_base():
+@pytest.mark.parametrize("scales", [{"minilm-de": 1.0}, {"minilm-de": 0.5, "minilm-fr": 0.25}])
+def test_adapters_load_in_peft_onto_the_pinned_base(scales):
     pytest.importorskip("peft")
     torch = pytest.importorskip("torch")
     from examples.minilm.evaluate import merged_encoder
@@ -160,16 +161,17 @@ def test_adapter_loads_in_peft_onto_the_pinned_base():
     except FileNotFoundError as error:
         pytest.skip(str(error))
 
-    base, merged = merged_encoder({}), merged_encoder({"minilm-de": 1.0})
-    tensors = read_adapter(FOLDER / "adapters" / "minilm-de")
-    state = base.state_dict()
-    for name, weight in merged.state_dict().items():
-        expected = state[name].clone()
-        key = "base_model.model." + name.removesuffix(".weight")
-        if f"{key}.shira_indices" in tensors:
-            rows, columns = torch.from_numpy(tensors[f"{key}.shira_indices"]).long()
-            expected[rows, columns] += torch.from_numpy(tensors[f"{key}.shira_weight"])
-        assert torch.equal(weight, expected), name
+    expected = merged_encoder({}).state_dict()
+    for adapter, scale in scales.items():
+        tensors = read_adapter(FOLDER / "adapters" / adapter)
+        for name in filter(lambda name: name.endswith(".shira_indices"), tensors):
+            layer = name.removesuffix(".shira_indices")
+            rows, columns = torch.from_numpy(tensors[name]).long()
+            values = torch.from_numpy(tensors[f"{layer}.shira_weight"])
+            layer = layer.removeprefix("base_model.model.")
+            expected[f"{layer}.weight"][rows, columns] += scale * values
+    for name, weight in merged_encoder(scales).state_dict().items():
+        assert torch.equal(weight, expected[name]), name
 
 
 def test_changed_weights_are_refused(tmp_path):
