@@ -309,25 +309,30 @@ class Program:
         """Compare every weight with its source, with the active adapters' entries put back.
 
         The source is the program's file, or for torch and numpy a digest taken when the weight was
-        registered. Finds what anybody has written anywhere.
+        registered. Finds what anybody has written anywhere, and the adapters added that were made
+        for other weights, also where they differ outside their entries.
 
         Raises:
-            BaseMismatchError: BASE_MODIFIED, naming the tensors that differ.
+            BaseMismatchError: BASE_MODIFIED, naming the tensors that differ, and from what.
         """
         self._require_no_forward("verify_base")
         self._source.check_attached()
         tensors_checked, bytes_checked, modified = self._core.verify_base()
         if modified:
-            places = [
-                name if offset is None else f"{name} (from byte {offset} on)"
-                for name, offset in modified
-            ]
-            raise error_of(
-                "BASE_MODIFIED",
-                f"{len(places)} of {tensors_checked} tensors differ from their source outside the"
-                f" active adapters: {', '.join(places)}",
-                tensor=modified[0][0],
+            findings: dict[str, list[str]] = {}
+            for name, offset, adapter in modified:
+                finding = (
+                    f'are not the base that adapter "{adapter}" was made for'
+                    if adapter
+                    else "differ from their source outside the active adapters"
+                )
+                place = name if offset is None else f"{name} (from byte {offset} on)"
+                findings.setdefault(finding, []).append(place)
+            message = "; ".join(
+                f"{len(places)} of {tensors_checked} tensors {finding}: {', '.join(places)}"
+                for finding, places in findings.items()
             )
+            raise error_of("BASE_MODIFIED", message, tensor=modified[0][0])
         return VerifyReport(tensors_checked, bytes_checked)
 
     @property

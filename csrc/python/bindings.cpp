@@ -208,8 +208,9 @@ void bind_program(py::module_& module) {
              const VerifyReport report = unlocked([&] { return self.verify_base(); });
              py::list modified;
              for (const ModifiedTensor& tensor : report.modified) {
-               modified.append(
-                   py::make_tuple(text(tensor.name), offset_or_none(tensor.first_offset_bytes)));
+               modified.append(py::make_tuple(text(tensor.name),
+                                              offset_or_none(tensor.first_offset_bytes),
+                                              text(tensor.adapter)));
              }
              return py::make_tuple(report.tensors_checked, report.bytes_checked, modified);
            })

@@ -399,6 +399,25 @@ def test_verify_base_finds_a_patch_anywhere(model: Model) -> None:
     assert caught.value.tensor == "a.weight"
 
 
+def test_verify_base_tells_a_changed_weight_from_an_adapter_for_another_base(model: Model) -> None:
+    base = model.arrays["a.weight"]
+    other = base.copy()
+    other[7, 23] += 1  # outside the entries, so that their fingerprints fit
+    for name in ("es", "it"):
+        entries = tensor_entries("a.weight", other, np.array([1]), np.ones(1))
+        model.program.add_adapter(adapter(name, entries))
+    with pytest.raises(BaseMismatchError) as caught:
+        model.program.verify_base()
+    assert caught.value.message == (
+        '1 of 3 tensors are not the base that adapter "es" was made for: a.weight;'
+        ' 1 of 3 tensors are not the base that adapter "it" was made for: a.weight'
+    )
+    assert (caught.value.status, caught.value.tensor) == ("BASE_MODIFIED", "a.weight")
+    base[7, 22] += 1
+    with pytest.raises(BaseMismatchError, match="1 of 3 tensors differ from their source"):
+        model.program.verify_base()
+
+
 # --- arrays that cannot be switched ---
 
 
