@@ -7,12 +7,11 @@ sparse tensors     FQN -> sparse COO tensor of deltas                           
 entries            FQN -> {"indices", "values", "shape"}, values are deltas                 (.pt)
 dense              FQN -> fine-tuned weights, to be compared with a base
 
-The lowest PEFT whose folders are known to be read is 0.18.0; the newest that was tried is 0.21.2.
+The lowest PEFT tested with a current transformers is 0.18.0; the newest that was tried is 0.21.2.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from .entries import RawEntries
 from .errors import ExportError
+from .json_files import read_json_object
 from .shapes import check_shape
 from .tensor_files import (
     StoredTensor,
@@ -110,12 +110,7 @@ def _read_folder(folder: Path) -> Checkpoint:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ExportError(f"{path}: is not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise ExportError(f"{path}: expected a JSON object")
+    config = read_json_object(path)
     method = str(config.get("peft_type", "unknown"))
     if method.upper() != "SHIRA":
         method += " (DoRA)" if config.get("use_dora") else ""

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .errors import ExportError
+from .json_files import read_json_object
 
 Shape = tuple[int, ...]
 
@@ -27,7 +27,7 @@ def parse_shapes(arguments: Iterable[str]) -> dict[str, Shape]:
         if separator and re.fullmatch(r"[0-9]+(x[0-9]+)*", dimensions):
             found = {name: [int(dimension) for dimension in dimensions.split("x")]}
         else:
-            found = _read_json(Path(argument))
+            found = _read_shapes(Path(argument))
         for name, shape in found.items():
             checked = check_shape(shape, f"{argument}: shape of {name}")
             if shapes.setdefault(name, checked) != checked:
@@ -50,13 +50,7 @@ def check_shape(shape: Any, where: str) -> Shape:
     return checked
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_shapes(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ExportError(f"{path}: is neither FQN=ROWSxCOLS nor a JSON file of shapes")
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ExportError(f"{path}: is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ExportError(f'{path}: expected an object {{"FQN": [ROWS, COLS], ...}}')
-    return content
+    return read_json_object(path, 'an object {"FQN": [ROWS, COLS], ...}')

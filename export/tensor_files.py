@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from .dtypes import short_name
 from .errors import ExportError
+from .json_files import read_json_object
 from .program_file import ProgramFormatError, ProgramTensor, read_program_tensors
 
 if TYPE_CHECKING:
@@ -204,15 +205,13 @@ def _open_folder(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _open_shards(folder: Path, index: Path) -> dict[str, StoredTensor]:
-    try:
-        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
-        shard_names = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ExportError(f"{index}: has no weight_map of tensor names to files") from None
-    for shard in shard_names:
-        if not isinstance(shard, str) or Path(shard).name != shard:
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ExportError(f"{index}: has no weight_map of tensor names to files")
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or not shard or Path(shard).name != shard:
             raise ExportError(f"{index}: {shard!r} is not the name of a file beside it")
-    shards = {shard: open_safetensors(folder / shard) for shard in shard_names}
+    shards = {shard: open_safetensors(folder / shard) for shard in sorted(set(weight_map.values()))}
     missing = [name for name, shard in weight_map.items() if name not in shards[shard]]
     if missing:
         raise ExportError(f"{index}: {weight_map[missing[0]]} has no tensor {missing[0]}")

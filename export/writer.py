@@ -33,6 +33,7 @@ _MAXIMUM_TENSORS = 65_536
 _MAXIMUM_ELEMENTS = 4_294_967_295
 _MAXIMUM_NAME_BYTES = 1_024
 _MAXIMUM_METADATA_BYTES = 1 << 20
+_MAXIMUM_METADATA_DEPTH = 64
 _MAXIMUM_RANK = 8
 
 
@@ -270,10 +271,30 @@ def _encode_name(name: str) -> bytes:
 
 
 def _encode_metadata(metadata: Mapping[str, Any]) -> bytes:
-    text = json.dumps(metadata, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    encoded = text.encode("utf-8")
+    try:
+        text = json.dumps(
+            metadata, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        )
+        encoded = text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ExportError("the metadata holds a lone surrogate, which UTF-8 cannot") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ExportError(f"the metadata cannot be written: {error}") from None
     if len(encoded) > _MAXIMUM_METADATA_BYTES:
         raise ExportError(
             f"the metadata has {len(encoded)} bytes, allowed are {_MAXIMUM_METADATA_BYTES}"
         )
+    if _nesting(metadata) > _MAXIMUM_METADATA_DEPTH:
+        raise ExportError(f"the metadata nests deeper than {_MAXIMUM_METADATA_DEPTH} levels")
     return encoded
+
+
+def _nesting(metadata: Mapping[str, Any]) -> int:
+    """How many objects and lists lie one inside the other, the outermost included."""
+    depth = 0
+    level: list[Any] = [metadata]
+    while level:
+        depth += 1
+        items = (v for c in level for v in (c.values() if isinstance(c, Mapping) else c))
+        level = [item for item in items if isinstance(item, (dict, list, tuple))]
+    return depth

@@ -467,10 +467,14 @@ def test_folders_shards_and_single_files_are_the_same_base(tmp_path: Path, adapt
         ({"weight_map": {NAME: "../single.safetensors"}}, "not the name of a file beside it"),
         ({"weight_map": {NAME: "part-1.safetensors"}}, f"part-1.safetensors has no tensor {NAME}"),
         ({"weight_map": [1]}, "has no weight_map"),
-        ([], "has no weight_map"),
+        ({"weight_map": {NAME: 1}}, "1 is not the name of a file beside it"),
+        ({"weight_map": {NAME: ""}}, "'' is not the name of a file beside it"),
+        ([], "expected a JSON object"),
     ):
         index.write_text(json.dumps(broken))
         refused(tmp_path, f"index.json: .*{message}", adapter, base=sharded)
+    index.write_text("[" * 100_000)
+    refused(tmp_path, "index.json: is not JSON", adapter, base=sharded)
 
 
 def test_names_are_matched_with_the_base(tmp_path: Path, adapter: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shb_reader import NUMPY_TYPES, parse_shb
 
+import shira_runtime
 from shira_runtime.export.errors import ExportError
 from shira_runtime.export.writer import AdapterTensor, build_adapter
 
@@ -176,6 +178,37 @@ def test_counts_duplicates_mixtures_and_long_metadata_are_refused() -> None:
         build_adapter("x", [target_tensor("a"), delta_tensor("b")], {})
     with pytest.raises(ExportError, match="metadata"):
         build_adapter("x", [delta_tensor()], {"description": "x" * (1 << 20)})
+
+
+def nested(depth: int, innermost: Any = 1) -> Any:
+    """Lists and objects in turn, `depth` of them one inside the other."""
+    value = innermost
+    for level in range(depth):
+        value = {"in": value} if level % 2 else [value]
+    return value
+
+
+BAD_METADATA = {
+    "NaN": ({"train": {"loss": float("nan")}}, "not JSON compliant"),
+    "infinity": ({"train": [float("-inf")]}, "not JSON compliant"),
+    "65 levels": ({"train": nested(64)}, "deeper than 64"),
+    "65 levels, the last empty": ({"train": nested(63, innermost=[])}, "deeper than 64"),
+    "thousands of levels": ({"train": nested(50_000)}, "."),
+    "lone surrogate": ({"description": "\udc80"}, "lone surrogate"),
+    "lone surrogate in a key": ({"a\ud800": 1}, "lone surrogate"),
+    "a path": ({"base": Path("x")}, "not JSON serializable"),
+}
+
+
+@pytest.mark.parametrize(("metadata", "message"), BAD_METADATA.values(), ids=BAD_METADATA)
+def test_metadata_that_no_reader_takes_is_refused(metadata: Any, message: str) -> None:
+    with pytest.raises(ExportError, match=f"the metadata .*{message}"):
+        build_adapter("x", [delta_tensor()], metadata)
+
+
+def test_metadata_of_64_levels_is_written_and_read() -> None:
+    content = build_adapter("x", [delta_tensor()], {"train": nested(63)}).content
+    assert shira_runtime.Adapter.from_bytes(content).metadata == {"train": nested(63)}
 
 
 def test_a_codec_that_does_not_fit_is_refused_by_tensor() -> None:
