@@ -33,6 +33,7 @@ from examples.minilm.model import load_encoder, load_tokenizer, tokenize
 from shira_runtime.export import export_adapter
 
 HERE = Path(__file__).resolve().parent
+LANGUAGES = ("de", "fr")  # Russian is in `make eval`: its base is too weak for this small text
 ADAPTERS = {
     "de": "minilm-de",
     "fr": "minilm-fr",
@@ -111,7 +112,7 @@ def prepare(console: Console, folder: Path) -> Demo:
         program=program,
         base_path=base_path,
         tokenizer=load_tokenizer(),
-        corpora={language: pairs.load_pairs(language) for language in pairs.LANGUAGES},
+        corpora={language: pairs.load_pairs(language) for language in LANGUAGES},
     )
     table = Table("adapter", "entries", "file bytes", "bytes per entry", title="Adapters")
     rows = {}
