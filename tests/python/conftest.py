@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings shared by all Python tests: no network, reproducible properties, and what was tested."""
+"""What all Python tests share: no network, reproducible properties, what was tested, fixtures."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
+import pytest
+
+if TYPE_CHECKING:
+    from cli_inputs import Files, Shira
 
 # Models come from installed packages; a test that reaches for a hub should fail at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -25,3 +31,26 @@ def pytest_report_header() -> list[str]:
         f"shira_runtime: {package.origin if package else 'not installed'}",
         f"torch: {torch.origin if torch else 'not installed, tests that need it are skipped'}",
     ]
+
+
+@pytest.fixture
+def shira(capsys: pytest.CaptureFixture[str]) -> Shira:
+    """Runs a command of the command line in this process."""
+    from cli_inputs import Ran
+
+    from shira_runtime import cli
+
+    def run(*arguments: object) -> Ran:
+        code = cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    """A base and adapters for it in the test's folder."""
+    from cli_inputs import Files
+
+    return Files(tmp_path)

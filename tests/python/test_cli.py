@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of `shira`: what they print and write, what they refuse and with which code."""
+"""The commands of `shira` that look, compare and list: what they print."""
 
 from __future__ import annotations
 
@@ -10,123 +10,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import google_crc32c
-import ml_dtypes
 import numpy as np
 import pytest
+from cli_inputs import Files, Shira, safetensors_bytes, shira_process
 from numpy.typing import NDArray
-from shb_files import adapter_bytes, random_arrays, resealed, section_range, tensor_entries
+from shb_files import resealed
 
 pytest.importorskip("typer")
 pytest.importorskip("safetensors")
 
-from shira_runtime import cli, from_numpy
 from shira_runtime.commands import diff as diff_command
-
-SHAPES = {
-    "layer.a.weight": ((12, 40), "f32"),
-    "layer.b.weight": ((8, 30), "bf16"),
-    "layer.c.bias": ((20,), "f16"),
-}
-
-
-class Ran(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
-Shira = Callable[..., Ran]
-
-
-def shira_process(
-    folder: Path, *arguments: object, before: str = "pass", **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own, in a folder that is not the checkout."""
-    given = [str(argument) for argument in arguments]
-    script = f"import sys; {before}; from shira_runtime.cli import main; sys.exit(main({given!r}))"
-    return subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=folder,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.fixture
-def shira(capsys: pytest.CaptureFixture[str]) -> Shira:
-    def run(*arguments: object) -> Ran:
-        code = cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    return run
-
-
-class Files:
-    """A base of three weights as safetensors, and two bound adapters whose masks overlap."""
-
-    def __init__(self, folder: Path) -> None:
-        rng = np.random.default_rng(9)
-        self.arrays = random_arrays(rng, SHAPES)
-        self.base, self.de, self.fr = (folder / n for n in ("b.safetensors", "de.shb", "fr.shb"))
-        self.base.write_bytes(safetensors_bytes(self.arrays, {"format": "pt", "who": "me"}))
-        a, b, c = self.arrays.values()
-        at_de, at_fr = np.arange(0, 200, 2), np.arange(0, 200, 5)
-        self.targets = {
-            "de": {"layer.a.weight": (at_de, rng.standard_normal(100).astype(a.dtype))},
-            "fr": {
-                "layer.a.weight": (at_fr, rng.standard_normal(40).astype(a.dtype)),
-                "layer.b.weight": (np.arange(7, 39), np.linspace(-1, 1, 32).astype(b.dtype)),
-            },
-        }
-        for name, targets in self.targets.items():
-            entries = [tensor_entries(n, self.arrays[n], *t) for n, t in targets.items()]
-            content = adapter_bytes(name, *entries, license="MIT", train={"steps": 3})
-            (folder / f"{name}.shb").write_bytes(content)
-        self.delta = folder / "delta.shb"
-        self.delta.write_bytes(
-            adapter_bytes(
-                "delta",
-                tensor_entries(
-                    "layer.c.bias", c, np.array([3]), np.ones(1, np.float32), "delta", bound=False
-                ),
-            )
-        )
-
-
-def safetensors_bytes(arrays: dict[str, NDArray[Any]], metadata: dict[str, str]) -> bytes:
-    types = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-    header: dict[str, Any] = {"__metadata__": metadata}
-    at = 0
-    for name, array in arrays.items():
-        header[name] = {
-            "dtype": types[array.dtype.name],
-            "shape": list(array.shape),
-            "data_offsets": [at, at + array.nbytes],
-        }
-        at += array.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    body = b"".join(array.tobytes() for array in arrays.values())
-    return len(text).to_bytes(8, "little") + text + body
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Files:
-    return Files(tmp_path)
-
 
 # --- inspect ---
 
@@ -186,10 +82,6 @@ def test_verify_against_a_base(shira: Shira, files: Files, tmp_path: Path) -> No
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(files.base.read_bytes())
     assert shira("verify", files.fr, "--base", folder).code == 0
-
-
-def with_prefix(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {f"model.{name}": array for name, array in arrays.items()}
 
 
 def test_verify_finds_a_base_with_a_prefix(shira: Shira, files: Files) -> None:
@@ -294,180 +186,6 @@ def test_random_masks_are_as_orthogonal_as_theory_says() -> None:
 def test_diff_of_equal_files(shira: Shira, files: Files) -> None:
     total = shira("diff", files.fr, files.fr, "--base", files.base, "--json").json["total"]
     assert (total["overlap"], total["jaccard"], total["sign_conflicts"]) == (72, 1.0, 0)
-
-
-# --- apply ---
-
-
-def read_back(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Read a safetensors file, written here once more so that the command's reader is not used."""
-    content = path.read_bytes()
-    header_bytes = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + header_bytes])
-    metadata = header.pop("__metadata__")
-    types = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-    arrays = {}
-    for name, entry in header.items():
-        start, end = (8 + header_bytes + offset for offset in entry["data_offsets"])
-        arrays[name] = np.frombuffer(content[start:end], types[entry["dtype"]])
-        arrays[name] = arrays[name].reshape(entry["shape"])
-    return arrays, metadata
-
-
-def test_apply_writes_what_a_switch_would_leave(shira: Shira, files: Files, tmp_path: Path) -> None:
-    output, before = tmp_path / "fused.safetensors", files.base.read_bytes()
-    ran = shira(
-        "apply", files.base, files.de, files.fr, "-o", output, "--scale", "fr=0.5", "--json"
-    )
-    assert ran.json["scales"] == {"de": 1.0, "fr": 0.5}
-    live = {name: array.copy() for name, array in files.arrays.items()}
-    program = from_numpy(live)
-    program.switch({program.add_adapter(files.de): 1.0, program.add_adapter(files.fr): 0.5})
-    fused, metadata = read_back(output)
-    assert metadata == {"format": "pt", "who": "me"}
-    assert {n: a.tobytes() for n, a in fused.items()} == {n: a.tobytes() for n, a in live.items()}
-    assert fused["layer.b.weight"].tobytes() != files.arrays["layer.b.weight"].tobytes()
-    assert files.base.read_bytes() == before
-    assert output.stat().st_size == files.base.stat().st_size
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "b.safetensors",
-        "de.shb",
-        "delta.shb",
-        "fr.shb",
-        "fused.safetensors",
-    ]
-
-
-def test_apply_to_tensors_at_odd_offsets_and_with_a_prefix(
-    shira: Shira, files: Files, tmp_path: Path
-) -> None:
-    arrays = with_prefix(files.arrays)
-    arrays = {"model.layer.c.bias": arrays.pop("model.layer.c.bias"), **arrays}
-    content = safetensors_bytes(arrays, {"format": "pt"})
-    header_bytes = int.from_bytes(content[:8], "little")
-    odd = (header_bytes + 1).to_bytes(8, "little") + content[8 : 8 + header_bytes] + b" "
-    files.base.write_bytes(odd + content[8 + header_bytes :])
-    output = tmp_path / "fused.safetensors"
-    assert shira("apply", files.base, files.fr, "-o", output).code == 0
-    fused, _ = read_back(output)
-    for name, (at, values) in files.targets["fr"].items():
-        assert fused[f"model.{name}"].reshape(-1)[at].tobytes() == values.tobytes()
-
-
-def test_apply_does_not_overwrite(shira: Shira, files: Files, tmp_path: Path) -> None:
-    output = tmp_path / "fused.safetensors"
-    output.write_text("precious")
-    ran = shira("apply", files.base, files.de, "-o", output)
-    assert ran.code == 1
-    assert "--force" in ran.err
-    assert output.read_text() == "precious"
-    assert shira("apply", files.base, files.de, "-o", output, "--force").code == 0
-    # Onto itself: the result is complete before it takes the name.
-    assert shira("apply", files.base, files.de, "-o", files.base, "--force").code == 0
-    assert files.base.read_bytes() == output.read_bytes()
-    ran = shira("apply", files.base, files.de, "-o", output, "--force")
-    assert ran.code == 1  # applied already
-    assert "tensor layer.a.weight" in ran.err
-
-
-def test_apply_asks_before_trusting_an_unbound_file(
-    shira: Shira, files: Files, tmp_path: Path
-) -> None:
-    output = tmp_path / "fused.safetensors"
-    assert shira("apply", files.base, files.delta, "-o", output).code == 1
-    assert not output.exists()
-    allowed = shira("apply", files.base, files.delta, "-o", output, "--allow-unverified-base")
-    assert allowed.code == 0
-    assert "1 weights written" in allowed.out
-
-
-def test_apply_needs_no_torch(files: Files, tmp_path: Path) -> None:
-    done = shira_process(
-        tmp_path, "apply", files.base, files.fr, "-o", "x", before="sys.modules['torch'] = None"
-    )
-    assert done.returncode == 0, done.stderr
-
-
-# --- what is refused ---
-
-
-MISUSE: dict[str, tuple[tuple[str, ...], str]] = {
-    "no such command": (("fly",), "fly"),
-    "no argument": (("inspect",), "file"),
-    "no such option": (("inspect", "{de}", "--loud"), "--loud"),
-    "no output": (("apply", "{base}", "{de}"), "output"),
-    "scale without number": (
-        ("apply", "{base}", "{de}", "-o", "{out}", "--scale", "de=big"),
-        "NAME=NUMBER",
-    ),
-    "scale of a stranger": (
-        ("apply", "{base}", "{de}", "-o", "{out}", "--scale", "es=1"),
-        "no adapter 'es'",
-    ),
-    "two of one name": (("apply", "{base}", "{de}", "{de}", "-o", "{out}"), "one name"),
-    "base of another kind": (("apply", "{de}", "{de}", "-o", "{out}"), ".safetensors"),
-    "no checkout": (("demo", "--dir", "{folder}"), "examples"),
-    "nothing to measure": (("bench", "{de}"), "one or two adapters"),
-}
-
-
-@pytest.mark.parametrize("what", MISUSE)
-def test_misuse_is_one_line_and_code_2(
-    shira: Shira, files: Files, tmp_path: Path, what: str
-) -> None:
-    arguments, words = MISUSE[what]
-    places = {
-        "de": files.de,
-        "base": files.base,
-        "out": tmp_path / "out.safetensors",
-        "folder": tmp_path,
-    }
-    ran = shira(*(argument.format(**places) for argument in arguments))
-    assert ran.code == 2
-    assert ran.out == ""
-    assert ran.err.startswith("error: ")
-    assert words in ran.err
-    assert len(ran.err.splitlines()) == 1
-    assert not (tmp_path / "out.safetensors").exists()
-
-
-BAD_FILES: dict[str, Callable[[Files], tuple[object, ...]]] = {
-    "missing": lambda f: ("inspect", f.de.with_name("none.shb")),
-    "a folder": lambda f: ("inspect", f.de.parent),
-    "not an adapter": lambda f: ("inspect", f.base),
-    "not an adapter to verify": lambda f: ("verify", f.base),
-    "no base": lambda f: ("verify", f.de, "--base", f.de.with_name("none")),
-    "adapter as base": lambda f: ("verify", f.de, "--base", f.fr),
-    "diff with a base": lambda f: ("diff", f.de, f.base),
-    "run an adapter": lambda f: ("run", f.de),
-}
-
-
-@pytest.mark.parametrize("what", BAD_FILES)
-def test_a_bad_file_is_one_line_and_code_1(shira: Shira, files: Files, what: str) -> None:
-    ran = shira(*BAD_FILES[what](files))
-    assert ran.code == 1
-    assert ran.out == ""
-    assert ran.err.startswith("error: ")
-    assert len(ran.err.splitlines()) == 1
-    assert "Traceback" not in ran.err
-
-
-@pytest.mark.parametrize("size_bytes", [0, 4, 7, 300])
-def test_a_cut_file_is_code_1(shira: Shira, files: Files, size_bytes: int) -> None:
-    files.de.write_bytes(files.de.read_bytes()[:size_bytes])
-    for command in ("inspect", "verify"):
-        assert shira(command, files.de).code == 1
-
-
-def test_a_damaged_value_is_named_with_its_byte(shira: Shira, files: Files) -> None:
-    content = bytearray(files.de.read_bytes())
-    at = section_range(content, "values").start
-    content[at : at + 4] = b"\x00\x00\xc0\x7f"
-    files.de.write_bytes(resealed(content))
-    ran = shira("verify", files.de)
-    assert ran.code == 1
-    assert f"{files.de}: byte {at}: tensor layer.a.weight: " in ran.err
 
 
 # --- the rest ---
