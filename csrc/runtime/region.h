@@ -14,9 +14,15 @@ class Region {
  public:
   virtual ~Region() = default;
 
+  /// Asked once for every tensor when it is registered: may [data, data + size_bytes) be patched? A
+  /// region may remember what `maps` (with paths) says of it. The errors of check().
+  virtual Result<void> attach(const ProcessMaps& maps, const uint8_t* data, uint64_t size_bytes) {
+    return check(maps, data, size_bytes);
+  }
+
   /// Asked for every touched tensor before the first store of a switch: is [data, data +
   /// size_bytes) still the memory that was attached, and writable? DETACHED or READ_ONLY otherwise.
-  /// `maps` is one fresh snapshot shared by all questions.
+  /// `maps` is one fresh snapshot shared by all questions; it may lack the paths.
   virtual Result<void> check(const ProcessMaps& maps, const uint8_t* data,
                              uint64_t size_bytes) const = 0;
 

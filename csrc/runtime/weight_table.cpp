@@ -38,10 +38,9 @@ Result<uint64_t> size_of(const TensorSpec& spec) {
   return numel * element_bytes;
 }
 
-Result<void> check_one(const TensorSpec& spec, const ProcessMaps& maps, uint64_t size_bytes) {
-  Result<void> live = spec.region->check(maps, spec.data, size_bytes);
-  if (!live.ok()) live.error().tensor = spec.name;
-  return live;
+Result<void> named(const TensorSpec& spec, Result<void> answer) {
+  if (!answer.ok()) answer.error().tensor = spec.name;
+  return answer;
 }
 
 }  // namespace
@@ -60,7 +59,7 @@ Result<void> WeightTable::add(std::vector<TensorSpec> specs) {
     SHIRA_ASSIGN(facts.size_bytes, size_of(spec));
     SHIRA_TRY(check_free(spec, facts.size_bytes));
     SHIRA_TRY(added.check_free(spec, facts.size_bytes));
-    SHIRA_TRY(check_one(spec, maps, facts.size_bytes));
+    SHIRA_TRY(named(spec, spec.region->attach(maps, spec.data, facts.size_bytes)));
     if (!spec.region->has_source()) facts.digest = hash128(spec.data, facts.size_bytes);
     added.insert(std::move(spec), facts);
   }
@@ -77,8 +76,10 @@ Result<void> WeightTable::check_live(const std::vector<uint32_t>& tensor_indices
     ranges.push_back(AddressRange{begin, begin + facts_[i].size_bytes});
   }
   SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read_near(std::move(ranges)));
-  for (const uint32_t i : tensor_indices)
-    SHIRA_TRY(check_one(specs_[i], maps, facts_[i].size_bytes));
+  for (const uint32_t i : tensor_indices) {
+    const TensorSpec& spec = specs_[i];
+    SHIRA_TRY(named(spec, spec.region->check(maps, spec.data, facts_[i].size_bytes)));
+  }
   return {};
 }
 
