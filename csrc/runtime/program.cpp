@@ -101,6 +101,7 @@ Result<SwitchReport> Program::switch_to(const std::vector<Member>& members, bool
   Stopwatch total;
   Stopwatch stage;
   SwitchReport report;
+  const DefaultFloatMode float_mode;  // before the first look at a scale
 
   // 1. Alone at the weights.
   const GateWriter writer(state_->gate, wait);

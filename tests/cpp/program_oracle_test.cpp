@@ -272,6 +272,14 @@ TEST(ProgramOracle, TheCallersFloatModeDoesNotMatter) {
   _mm_setcsr(mode | 0x8040U);  // flush results and operands to zero
 #endif
   const bool ok = program.switch_to(members).ok();
+  const std::vector<Bytes> bytes = model.live();
+  // A subnormal scale is not 0, and two of them are not the same.
+  const std::vector<Member> tiny = {{"a", 0x1p-130F}};
+  const std::vector<Member> tinier = {{"a", 0x1p-140F}};
+  const bool tiny_ok = program.switch_to(tiny).ok();
+  const std::vector<Member> tiny_active = program.active();
+  const bool tinier_ok = program.switch_to(tinier).ok();
+  const std::vector<Member> tinier_active = program.active();
 #if defined(__SSE2__)
   EXPECT_EQ(_mm_getcsr() & 0x8040U, 0x8040U) << "the caller's mode was not given back";
   _mm_setcsr(mode);
@@ -279,7 +287,13 @@ TEST(ProgramOracle, TheCallersFloatModeDoesNotMatter) {
   EXPECT_EQ(std::fegetround(), FE_UPWARD);
   std::fesetround(FE_TONEAREST);
   ASSERT_TRUE(ok);
-  EXPECT_EQ(model.live(), expected.bytes);
+  EXPECT_EQ(bytes, expected.bytes);
+  ASSERT_TRUE(tiny_ok && tinier_ok);
+  ASSERT_EQ(tiny_active.size(), 1U);
+  ASSERT_EQ(tinier_active.size(), 1U);
+  EXPECT_EQ(tiny_active[0].scale, tiny[0].scale);
+  EXPECT_EQ(tinier_active[0].scale, tinier[0].scale);
+  EXPECT_EQ(model.live(), expected_state(model, adapters, tinier).bytes);
 }
 
 }  // namespace
