@@ -15,7 +15,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import pytest
-from cli_inputs import Files, Shira, safetensors_bytes, shira_process
+from cli_inputs import Files, Shira, safetensors_bytes, shira_process, with_prefix
 from numpy.typing import NDArray
 from shb_files import resealed
 
