@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # Models come from installed packages; a test that reaches for a hub should fail at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# Two busy-waiting torch threads on a shared pair of cores take many times as long as one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The machine may be busy, so no deadline; a failing example is printed as a line to paste back.
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
 hypothesis.settings.register_profile("full", deadline=None, print_blob=True, max_examples=2000)
