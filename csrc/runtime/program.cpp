@@ -222,8 +222,10 @@ Result<SwitchReport> Program::hard_revert() {
   for (Region* region : regions) {
     const Result<void> dropped = region->hard_revert();
     if (dropped.ok()) continue;
-    // Regions before this one show the base by now: put the active state back over them (law I2).
+    // Regions before this one show the base by now: put the active state back over them (law I2),
+    // but not into memory that has become somebody else's, which may be why this one failed.
     for (const auto& patch : old_set->patches) {
+      if (!state_->weights.check_live({patch->tensor_index}).ok()) continue;
       for (size_t i = 0; i < patch->positions->slices.size(); ++i) {
         scatter(*kernels, specs[patch->tensor_index], *patch->positions->list,
                 patch->positions->slices[i], patch->values.get());

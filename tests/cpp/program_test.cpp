@@ -476,5 +476,16 @@ TEST_F(SourceTest, AFailedHardRevertKeepsTheState) {
   EXPECT_EQ(live(), all_.pristine());
 }
 
+TEST_F(SourceTest, AFailedHardRevertStoresNothingIntoMemoryThatIsGone) {
+  ASSERT_TRUE(program_.switch_to({{"x", 1}, {"y", 1}}).ok());
+  ASSERT_NE(models_[0].live(), models_[0].pristine());
+  const Bytes second = models_[1].live()[0];
+  models_[0].region->is_lost_on_revert = true;
+  models_[1].region->revert_error = Error{Status::DETACHED, "the file is another one by now"};
+  EXPECT_EQ(program_.hard_revert().error().status, Status::DETACHED);
+  EXPECT_EQ(models_[0].live(), models_[0].pristine()) << "somebody else's memory was written";
+  EXPECT_EQ(models_[1].live()[0], second);
+}
+
 }  // namespace
 }  // namespace shira::testing

@@ -24,6 +24,8 @@
 
 namespace shira::testing {
 
+constexpr size_t kGuardBytes = 64;  // before and behind every live tensor
+
 /// Memory whose answers a test chooses.
 class FakeRegion : public Region {
  public:
@@ -43,6 +45,7 @@ class FakeRegion : public Region {
     if (live == nullptr) return Region::hard_revert();
     if (!revert_error.ok()) return revert_error;
     std::copy(pristine.begin(), pristine.end(), live->begin());
+    if (is_lost_on_revert) failing_data = live->data() + kGuardBytes;
     return {};
   }
 
@@ -51,6 +54,7 @@ class FakeRegion : public Region {
   Bytes* live = nullptr;  // not null: the region has a source, `pristine`
   Bytes pristine;
   Error revert_error;
+  bool is_lost_on_revert = false;  // from then on check() refuses the tensor
 };
 
 /// One base tensor: live bytes inside a larger buffer whose other bytes nobody may touch.
@@ -60,8 +64,6 @@ struct LiveTensor {
   std::vector<uint32_t> dims;
   Bytes pristine;
   Bytes buffer;  // guard, tensor, guard
-
-  static constexpr size_t kGuardBytes = 64;
 
   size_t numel() const { return pristine.size() / dtype_bytes(dtype); }
   uint8_t* data() { return buffer.data() + kGuardBytes; }
@@ -76,7 +78,7 @@ struct LiveTensor {
 inline LiveTensor make_tensor(std::string name, Dtype dtype, std::vector<uint32_t> dims,
                               const Bytes& base) {
   LiveTensor tensor{std::move(name), dtype, std::move(dims), base,
-                    Bytes(base.size() + 2 * LiveTensor::kGuardBytes, 0xA5)};
+                    Bytes(base.size() + 2 * kGuardBytes, 0xA5)};
   std::copy(base.begin(), base.end(), tensor.data());
   return tensor;
 }
