@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import typer
@@ -19,7 +18,7 @@ from shira_runtime.commands import (
     run_program,
     verify,
 )
-from shira_runtime.commands.output import Misuse
+from shira_runtime.commands.output import Misuse, note
 from shira_runtime.errors import ShiraError, UsageError
 
 __all__ = ["run"]
@@ -72,5 +71,5 @@ def _build() -> typer.Typer:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    note(f"error: {' '.join(message.split())}")
     return code

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from shira_runtime import Adapter
 from shira_runtime.commands.bases import Base
-from shira_runtime.commands.output import Json, Misuse, count, parse_scales, print_json
+from shira_runtime.commands.output import Json, Misuse, count, parse_scales, print_json, say
 
 
 def apply(
@@ -57,7 +57,7 @@ def apply(
     if json:
         print_json({"output": str(output), "scales": scales} | report.to_dict())
     else:
-        print(
+        say(
             f"{output}: {count(report.elements_written)} weights written, of which"
             f" {count(report.elements_changed)} changed, in {report.tensors_matched} tensors"
         )

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from shira_runtime import Adapter, _core
-from shira_runtime.commands.output import Json, count, note, print_json, print_table
+from shira_runtime.commands.output import Json, count, note, print_json, print_table, say
 
 _PEFT_BYTES_PER_ENTRY = 12  # two int32 indices and a float32 value
 _SECTIONS = ("adapters", "tensors", "names", "metadata", "index", "values")
@@ -81,8 +81,8 @@ def describe_adapter(adapter: Adapter) -> dict[str, Any]:
 
 def _show_adapter(adapter: dict[str, Any]) -> None:
     bound = "bound to its base" if adapter["is_bound"] else "unbound: no base fingerprints"
-    print(f"{adapter['name']}: .shb {adapter['format_version']}, {bound}")
-    print(f"digest {adapter['content_digest']}")
+    say(f"{adapter['name']}: .shb {adapter['format_version']}, {bound}")
+    say(f"digest {adapter['content_digest']}")
     tensors = adapter["tensors"]
     print_table(
         ("tensor", "shape", "dtype", "entries", "density %", "index", "values", "bytes"),
@@ -107,7 +107,7 @@ def _show_adapter(adapter: dict[str, Any]) -> None:
     if adapter["metadata"]:
         print_table(("metadata", ""), sorted(adapter["metadata"].items()))
     peft = _PEFT_BYTES_PER_ENTRY * adapter["entry_count"]
-    print(
+    say(
         f"{count(adapter['entry_count'])} entries in {len(tensors)} tensors,"
         f" {count(adapter['file_bytes'])} bytes: {adapter['bytes_per_entry']:.2f} per entry,"
         f" {peft / adapter['file_bytes']:.1f} times smaller than PEFT's entries"
@@ -163,7 +163,7 @@ def _show_program(program: dict[str, Any]) -> None:
         ],
     )
     switchable = sum(tensor["switchable"] for tensor in tensors)
-    print(
+    say(
         f".{program['kind']} of {count(program['file_bytes'])} bytes with {len(tensors)} named"
         f" constants, {switchable} of them switchable"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands share: tables and JSON on stdout, words on stderr, and names for adapters."""
+"""What the commands share: tables and JSON on stdout, words on stderr, all of it printable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Json", "Misuse", "count", "note", "parse_scales", "print_json", "print_table"]
+__all__ = ["Json", "Misuse", "count", "note", "parse_scales", "print_json", "print_table", "say"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -22,9 +22,14 @@ class Misuse(Exception):  # noqa: N818 - not an error of the software but of the
     """The command line makes no sense; exit code 2."""
 
 
-def note(message: str) -> None:
-    """Say something on stderr."""
-    print(message, file=sys.stderr)
+def say(line: str) -> None:
+    """Print one line on stdout."""
+    print(_printable(line))
+
+
+def note(line: str) -> None:
+    """Print one line on stderr."""
+    print(_printable(line), file=sys.stderr)
 
 
 def count(number: int) -> str:
@@ -34,7 +39,7 @@ def count(number: int) -> str:
 
 def print_json(value: Any) -> None:
     """Print one JSON document."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2, ensure_ascii=True))
 
 
 def print_table(
@@ -98,4 +103,16 @@ def _cell(value: object) -> str:
         return count(value)
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return _printable(str(value))
+
+
+def _printable(text: str) -> str:
+    """Escape what is not a visible character.
+
+    Names, metadata and messages may come from a hostile file, and a terminal obeys C0 and C1
+    control characters; half a surrogate pair cannot be printed at all.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )

@@ -11,7 +11,7 @@ import typer
 
 from shira_runtime import Adapter, BaseMismatchError, ShiraError, _core, from_numpy
 from shira_runtime.commands.bases import Base
-from shira_runtime.commands.output import Json, count, print_json, print_table
+from shira_runtime.commands.output import Json, count, print_json, print_table, say
 from shira_runtime.errors import error_of
 
 # docs/FORMAT.md, sections 4, 5 and 12
@@ -54,7 +54,7 @@ def verify(
             )
         if not failed:
             against = "" if base is None else f", made for {base}"
-            print(
+            say(
                 f"{file}: sound, {len(adapter.tensors)} tensors, {count(adapter.entry_count)}"
                 f" entries, digest {adapter.content_digest}{against}"
             )
