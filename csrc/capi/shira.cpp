@@ -6,7 +6,9 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -293,7 +295,9 @@ shira_status shira_program_verify_base(shira_program* program, shira_error* erro
   const shira::VerifyReport& report = result.value();
   if (report.modified.empty()) return succeed(error);
   const shira::ModifiedTensor& first = report.modified.front();
-  std::string message = std::to_string(report.modified.size()) + " of " +
+  std::set<std::string_view> names;  // an entry for each adapter that disagrees names its tensor
+  for (const shira::ModifiedTensor& tensor : report.modified) names.insert(tensor.name);
+  std::string message = std::to_string(names.size()) + " of " +
                         std::to_string(report.tensors_checked) +
                         " tensors differ from their source; the first is " + first.name;
   if (!first.adapter.empty())
