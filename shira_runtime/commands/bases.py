@@ -14,6 +14,7 @@ from shira_runtime import Adapter, from_numpy
 from shira_runtime.program import Program
 
 if TYPE_CHECKING:
+    from shira_runtime.export.names import NameMatch
     from shira_runtime.export.tensor_files import StoredTensor
 
 __all__ = ["Base"]
@@ -40,8 +41,19 @@ class Base:
 
     def find(self, name: str) -> StoredTensor | None:
         """Give the tensor that an adapter's name means: of the same name, or the only suffix."""
-        match = self._matcher.match(name, f"tensor {name}")
+        match = self._match(name)
         return None if match is None else self._tensors[match.target]
+
+    def require_distinct(self, names: Iterable[str]) -> None:
+        """Check that no two names mean one tensor, which only one of them could be written to.
+
+        Raises:
+            ValueError: two do.
+        """
+        from shira_runtime.export.names import refuse_shared_targets
+
+        matches = [match for name in names if (match := self._match(name)) is not None]
+        refuse_shared_targets(matches, str(self.path))
 
     def read(self, name: str) -> NDArray[Any]:
         """Read one tensor into memory of its own.
@@ -59,10 +71,18 @@ class Base:
 
         Tensors that the base has not, or not as f32, f16 or bf16, are left out: adding the adapter
         then says so.
+
+        Raises:
+            ValueError: two of the adapters' names mean one tensor.
         """
+        names = sorted({name for adapter in adapters for name in adapter.tensors})
+        self.require_distinct(names)
         arrays = {}
-        for name in sorted({name for adapter in adapters for name in adapter.tensors}):
+        for name in names:
             stored = self.find(name)
             if stored is not None and stored.dtype in ("f32", "f16", "bf16"):
                 arrays[name] = self.read(name)
         return from_numpy(arrays), arrays
+
+    def _match(self, name: str) -> NameMatch | None:
+        return self._matcher.match(name, f"tensor {name}")

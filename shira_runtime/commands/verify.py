@@ -33,8 +33,11 @@ def verify(
     content = file.read_bytes()
     adapter = Adapter.from_bytes(content, str(file))
     check_digests(content, adapter)
-    opened = None if base is None else Base(base)
-    rows = [] if opened is None else [_compare(adapter, name, opened) for name in adapter.tensors]
+    rows = []
+    if base is not None:
+        opened = Base(base)
+        opened.require_distinct(adapter.tensors)
+        rows = [_compare(adapter, name, opened) for name in adapter.tensors]
     failed = [row for row in rows if row["problem"]]
     if json:
         print_json(

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_inputs import Files, Shira, read_back, safetensors_bytes, shira_process, with_prefix
+from shb_files import adapter_bytes, tensor_entries
 
 pytest.importorskip("typer")
 pytest.importorskip("safetensors")
@@ -52,6 +54,27 @@ def test_apply_to_tensors_at_odd_offsets_and_with_a_prefix(
     fused, _ = read_back(output)
     for name, (at, values) in files.targets["fr"].items():
         assert fused[f"model.{name}"].reshape(-1)[at].tobytes() == values.tobytes()
+
+
+def test_two_names_of_one_tensor_are_refused(shira: Shira, files: Files, tmp_path: Path) -> None:
+    """The second would be written over the first."""
+    base = files.arrays["layer.a.weight"]
+    entries = tensor_entries("model.layer.a.weight", base, np.array([1]), np.ones(1))
+    other, both = tmp_path / "other.shb", tmp_path / "both.shb"
+    other.write_bytes(adapter_bytes("other", entries))
+    entries_again = tensor_entries("layer.a.weight", base, np.array([2]), np.ones(1))
+    both.write_bytes(adapter_bytes("both", entries_again, entries))
+    output = tmp_path / "fused.safetensors"
+    for arguments in (
+        ("apply", files.base, files.de, other, "-o", output),
+        ("apply", files.base, both, "-o", output),
+        ("verify", both, "--base", files.base),
+    ):
+        ran = shira(*arguments)
+        assert (ran.code, ran.out) == (1, "")
+        assert "layer.a.weight and model.layer.a.weight both become layer.a.weight" in ran.err
+    assert not output.exists()
+    assert shira("apply", files.base, other, "-o", output).code == 0
 
 
 def test_apply_does_not_overwrite(shira: Shira, files: Files, tmp_path: Path) -> None:
