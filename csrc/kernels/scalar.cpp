@@ -10,6 +10,10 @@ namespace {
 
 static_assert(FLT_EVAL_METHOD == 0, "float32 operations must round to float32 each");
 
+// Runs lie far apart, so that each begins with a cache miss; asked for this many runs ahead,
+// several misses are waited for at once.
+constexpr size_t kPrefetchDistance = 16;
+
 template <typename T>
 void gather_scalar(const T* weights, const uint32_t* index, size_t count, T* out) {
   for (size_t j = 0; j < count; ++j) out[j] = weights[index[j]];
@@ -29,6 +33,8 @@ size_t scatter_scalar(T* weights, const uint32_t* index, size_t count, const T* 
 template <typename T>
 void gather_runs_scalar(const T* weights, const Run* runs, size_t run_count, T* out) {
   for (size_t r = 0; r < run_count; ++r) {
+    if (r + kPrefetchDistance < run_count)
+      __builtin_prefetch(weights + runs[r + kPrefetchDistance].start);
     const T* begin = weights + runs[r].start;
     for (uint32_t j = 0; j < runs[r].length; ++j) out[j] = begin[j];
     out += runs[r].length;
@@ -39,6 +45,8 @@ template <typename T>
 size_t scatter_runs_scalar(T* weights, const Run* runs, size_t run_count, const T* values) {
   size_t changed_count = 0;
   for (size_t r = 0; r < run_count; ++r) {
+    if (r + kPrefetchDistance < run_count)
+      __builtin_prefetch(weights + runs[r + kPrefetchDistance].start, 1);
     T* begin = weights + runs[r].start;
     for (uint32_t j = 0; j < runs[r].length; ++j) {
       changed_count += begin[j] != values[j];
