@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 #include <map>
 #include <mutex>
 #include <tuple>
@@ -15,6 +14,7 @@
 #include "runtime/binding.h"
 #include "runtime/element_ops.h"
 #include "runtime/gate.h"
+#include "runtime/hard_revert.h"
 #include "runtime/patch.h"
 #include "runtime/switch_plan.h"
 #include "runtime/thread_pool.h"
@@ -185,56 +185,21 @@ Result<SwitchReport> Program::hard_revert() {
   const GateWriter writer(state_->gate);
   report.wait_ns = stage.lap();
 
-  const std::vector<TensorSpec>& specs = state_->weights.specs();
+  std::unique_lock<std::mutex> lock(state_->mutex);
   const std::shared_ptr<const ActiveSet> old_set = state_->active;
-  std::vector<uint32_t> with_source;
-  std::vector<Region*> regions;
-  for (uint32_t i = 0; i < specs.size(); ++i) {
-    if (!specs[i].region->has_source()) {
-      if (old_set->find(i) == nullptr) continue;
-      return Error{
-          Status::NOT_SUPPORTED, "this memory has no source file to revert to", {}, specs[i].name};
-    }
-    with_source.push_back(i);
-    Region* region = specs[i].region.get();
-    if (std::find(regions.begin(), regions.end(), region) == regions.end())
-      regions.push_back(region);
-  }
-  if (regions.empty())
-    return Error{Status::NOT_SUPPORTED, "no tensor has a source file to revert to"};
-  SHIRA_TRY(state_->weights.check_live(with_source));
-
+  const std::shared_ptr<ThreadPool> pool = state_->pool;
+  lock.unlock();
   SHIRA_ASSIGN(const kernels::KernelTable* kernels, kernels::active_kernels());
-  for (const auto& patch : old_set->patches) {
-    const size_t element_bytes = dtype_bytes(specs[patch->tensor_index].dtype);
-    SHIRA_ASSIGN(Bytes live, Bytes::make(patch->originals->size()));
-    gather(*kernels, specs[patch->tensor_index], *patch->positions->list, live.data());
-    for (uint64_t offset = 0; offset < live.size(); offset += element_bytes) {
-      report.elements_changed +=
-          std::memcmp(live.data() + offset, patch->originals->data() + offset, element_bytes) != 0;
-    }
-    report.pages_touched += patch->positions->pages.count();
-  }
-  report.tensors_matched = old_set->patches.size();
-  const auto next_set = std::make_shared<ActiveSet>();
+  HardRevert revert(state_->weights, *kernels, *pool, *old_set);
+  const std::shared_ptr<const ActiveSet> base = std::make_shared<ActiveSet>();
+  SHIRA_TRY(revert.check());
   report.check_ns = stage.lap();
 
-  for (Region* region : regions) {
-    const Result<void> dropped = region->hard_revert();
-    if (dropped.ok()) continue;
-    // Regions before this one show the base by now: put the active state back over them (law I2),
-    // but not into memory that has become somebody else's, which may be why this one failed.
-    for (const auto& patch : old_set->patches) {
-      if (!state_->weights.check_live({patch->tensor_index}).ok()) continue;
-      for (size_t i = 0; i < patch->positions->slices.size(); ++i) {
-        scatter(*kernels, specs[patch->tensor_index], *patch->positions->list,
-                patch->positions->slices[i], patch->values.get());
-      }
-    }
-    return dropped.error();
-  }
+  const Result<void> dropped = revert.drop();
   report.store_ns = stage.lap();
-  state_->commit(next_set, &report);
+  revert.report(&report);
+  state_->commit(dropped.ok() ? base : old_set, &report);
+  if (!dropped.ok()) return dropped.error();
   report.total_ns = total.lap();
   return report;
 }

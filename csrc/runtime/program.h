@@ -110,9 +110,12 @@ class Program {
   Result<SwitchReport> switch_to(const std::vector<Member>& members, bool wait = true);
 
   /// Back to the base by dropping private pages instead of storing originals, in every region that
-  /// has a source. Drops what others wrote there too (which alone does not grow the epoch).
-  /// NOT_SUPPORTED when no region, or a patched tensor's region, has no source; DETACHED,
-  /// READ_ONLY. The report counts no stores.
+  /// has a source. What others stored there goes too, so every tensor is compared with its source
+  /// beforehand: it costs reading them all, and the epoch grows exactly when a weight changes.
+  /// Bytes of these pages that are no tensor's do not count. NOT_SUPPORTED when no region, or a
+  /// patched tensor's region, has no source; DETACHED, READ_ONLY, IO_ERROR, OUT_OF_MEMORY. When a
+  /// region refuses after others were dropped, the active state is put back; the epoch then grows
+  /// when that did not bring every byte back. The report counts no stores.
   Result<SwitchReport> hard_revert();
 
   /// Compares every tensor, with the active adapters' entries replaced by their originals, with its

@@ -464,6 +464,43 @@ TEST_F(SourceTest, HardRevertGoesBackToTheBase) {
   EXPECT_EQ(live(), expected_state(all_, adapters_, {{"y", 1}}).bytes);
 }
 
+TEST_F(SourceTest, HardRevertGrowsTheEpochExactlyWhenWeightsChange) {
+  uint8_t* foreign = models_[1].tensors[0].data() + 123;
+  *foreign ^= 1;
+  SwitchReport report = program_.hard_revert().value();
+  EXPECT_EQ(live(), all_.pristine());
+  EXPECT_EQ(report.elements_changed, 1U);
+  EXPECT_EQ(report.epoch, 1U) << "another's store went with the pages";
+
+  // Undone by somebody else beforehand, there is nothing left to change.
+  ASSERT_TRUE(program_.switch_to({{"x", 1}}).ok());
+  for (Model& model : models_)
+    std::copy_n(model.region->pristine.begin(), model.region->pristine.size(),
+                model.region->live->begin());
+  report = program_.hard_revert().value();
+  EXPECT_EQ(report.elements_changed, 0U);
+  EXPECT_EQ(report.epoch, 2U);
+  EXPECT_TRUE(program_.active().empty());
+}
+
+TEST_F(SourceTest, AFailedHardRevertGrowsTheEpochWhenAnothersStoreIsLost) {
+  ASSERT_TRUE(program_.switch_to({{"x", 1}, {"y", 1}}).ok());
+  models_[1].region->revert_error = Error{Status::DETACHED, "the file is another one by now"};
+  const std::vector<Bytes> bytes = live();
+  models_[1].tensors[0].data()[5] ^= 1;  // its pages stay
+  EXPECT_EQ(program_.hard_revert().error().status, Status::DETACHED);
+  EXPECT_EQ(program_.epoch(), 1U);
+  // A value of the active state, so that as many elements differ from the source as before.
+  const Expected expected = expected_state(all_, adapters_, {{"x", 1}, {"y", 1}});
+  size_t index = 0;
+  while (expected.touched[0][index] == 0) ++index;
+  models_[0].tensors[0].data()[index * 2] ^= 1;
+  EXPECT_EQ(program_.hard_revert().error().status, Status::DETACHED);
+  EXPECT_EQ(models_[0].live()[0], bytes[0]);
+  EXPECT_EQ(program_.epoch(), 2U);
+  EXPECT_EQ(program_.active().size(), 2U);
+}
+
 TEST_F(SourceTest, AFailedHardRevertKeepsTheState) {
   ASSERT_TRUE(program_.switch_to({{"x", 1}, {"y", 0.5F}}).ok());
   const std::vector<Bytes> bytes = live();

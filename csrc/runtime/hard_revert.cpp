@@ -1,0 +1,119 @@
+// Comparing with the source, dropping the pages, and putting back what a failure left half done.
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/hard_revert.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/element_ops.h"
+
+namespace shira {
+namespace {
+
+constexpr uint64_t kChunkBytes = uint64_t{1} << 20;  // a multiple of every element size
+
+uint64_t count_differing(const uint8_t* a, const uint8_t* b, uint64_t size_bytes,
+                         size_t element_bytes) {
+  if (std::memcmp(a, b, size_bytes) == 0) return 0;
+  uint64_t count = 0;
+  for (uint64_t offset = 0; offset < size_bytes; offset += element_bytes) {
+    count += std::memcmp(a + offset, b + offset, element_bytes) != 0;
+  }
+  return count;
+}
+
+}  // namespace
+
+Result<void> HardRevert::check() {
+  SHIRA_TRY(find_tensors());
+  std::vector<uint32_t> indices;
+  uint64_t total_bytes = 0;
+  for (const Standing& tensor : tensors_) {
+    indices.push_back(tensor.tensor_index);
+    total_bytes += weights_.size_bytes(tensor.tensor_index);
+  }
+  SHIRA_TRY(weights_.check_live(indices));
+  SHIRA_TRY(pool_.run(tensors_.size(), total_bytes,
+                      [&](size_t i) { return compare_with_source(&tensors_[i]); }));
+  for (const Standing& tensor : tensors_) elements_changed_ += tensor.elements_changed;
+  return {};
+}
+
+Result<void> HardRevert::find_tensors() {
+  const std::vector<TensorSpec>& specs = weights_.specs();
+  for (uint32_t i = 0; i < specs.size(); ++i) {
+    Region* region = specs[i].region.get();
+    if (!region->has_source()) {
+      if (from_.find(i) == nullptr) continue;
+      return Error{
+          Status::NOT_SUPPORTED, "this memory has no source file to revert to", {}, specs[i].name};
+    }
+    tensors_.push_back({i});
+    if (std::find(regions_.begin(), regions_.end(), region) == regions_.end())
+      regions_.push_back(region);
+  }
+  if (regions_.empty())
+    return Error{Status::NOT_SUPPORTED, "no tensor has a source file to revert to"};
+  return {};
+}
+
+Result<void> HardRevert::compare_with_source(Standing* tensor) const {
+  const TensorSpec& spec = weights_.specs()[tensor->tensor_index];
+  const uint64_t tensor_bytes = weights_.size_bytes(tensor->tensor_index);
+  SHIRA_ASSIGN(Bytes source, Bytes::make(std::min(kChunkBytes, tensor_bytes)));
+  Hasher128 hasher;
+  for (uint64_t offset = 0; offset < tensor_bytes; offset += source.size()) {
+    const uint64_t size_bytes = std::min<uint64_t>(source.size(), tensor_bytes - offset);
+    const uint8_t* live = spec.data + offset;
+    if (Result<void> read = spec.region->read_source(live, size_bytes, source.data()); !read.ok()) {
+      read.error().tensor = spec.name;
+      return read;
+    }
+    hasher.update(live, size_bytes);
+    tensor->elements_changed +=
+        count_differing(live, source.data(), size_bytes, dtype_bytes(spec.dtype));
+  }
+  tensor->digest = hasher.digest();
+  return {};
+}
+
+Result<void> HardRevert::drop() {
+  for (Region* region : regions_) {
+    Result<void> dropped = region->hard_revert();
+    if (dropped.ok()) continue;
+    put_back();
+    elements_changed_ = 0;
+    for (const Standing& tensor : tensors_) elements_changed_ += is_as_before(tensor) ? 0 : 1;
+    return dropped;
+  }
+  return {};
+}
+
+// But not into memory that has become somebody else's meanwhile, which may be why a region refused.
+void HardRevert::put_back() const {
+  for (const auto& patch : from_.patches) {
+    if (!weights_.check_live({patch->tensor_index}).ok()) continue;
+    const Positions& positions = *patch->positions;
+    for (size_t i = 0; i < positions.slices.size(); ++i) {
+      scatter(kernels_, weights_.specs()[patch->tensor_index], *positions.list, positions.slices[i],
+              patch->values.get());
+    }
+  }
+}
+
+// False also where it cannot be read any more.
+bool HardRevert::is_as_before(const Standing& tensor) const {
+  const uint32_t i = tensor.tensor_index;
+  return weights_.check_live({i}).ok() &&
+         hash128(weights_.specs()[i].data, weights_.size_bytes(i)) == tensor.digest;
+}
+
+void HardRevert::report(SwitchReport* report) const {
+  report->tensors_matched = from_.patches.size();
+  report->elements_changed = elements_changed_;
+  for (const auto& patch : from_.patches) {
+    report->pages_touched += patch->positions->pages.count();
+  }
+}
+
+}  // namespace shira
