@@ -138,9 +138,11 @@ def make_error(
     return error
 
 
-def error_of(status: str, message: str, *, tensor: str | None = None) -> ShiraError:
+def error_of(
+    status: str, message: str, *, file: str | None = None, tensor: str | None = None
+) -> ShiraError:
     """Build the exception for a code by its name, for the Python side of the package."""
-    return make_error(_NUMBERS[status], message, tensor=tensor)
+    return make_error(_NUMBERS[status], message, file, tensor)
 
 
 def _rebuild(kind: type[ShiraError], message: str, state: dict[str, Any]) -> ShiraError:

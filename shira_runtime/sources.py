@@ -41,9 +41,9 @@ def load_program(
         method: the method that `Program.forward` runs.
 
     Raises:
-        FormatError: a file is malformed.
+        FormatError: a file is malformed, or ExecuTorch refuses to load it.
         FileError: a file cannot be read.
-        UsageError: the program has no such method, or ExecuTorch refuses to load it.
+        UsageError: the program has no such method.
         AttachError: the weights cannot be found in memory.
     """
     paths = [os.fspath(p) for p in (path, data_path) if p is not None]
@@ -64,7 +64,7 @@ def load_program(
     except RuntimeError as error:
         hint = "" if data_path else " (are its weights in a .ptd file? Then data_path names it)"
         raise error_of(
-            "INVALID_ARGUMENT", f"ExecuTorch cannot load {method!r} of {paths[0]}: {error}{hint}"
+            "BAD_PROGRAM_FILE", f"ExecuTorch cannot load {method!r}: {error}{hint}", file=paths[0]
         ) from error
 
     core, unpatchable = _core.Program(), {}

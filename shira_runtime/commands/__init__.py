@@ -19,7 +19,7 @@ from shira_runtime.commands import (
     verify,
 )
 from shira_runtime.commands.output import Misuse, note
-from shira_runtime.errors import ShiraError, UsageError
+from shira_runtime.errors import ShiraError
 
 __all__ = ["run"]
 
@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
             args=list(arguments) or ["--help"], prog_name="shira", standalone_mode=False
         )
         return code if isinstance(code, int) else 0
-    except (Misuse, UsageError) as error:
+    except Misuse as error:
         return _fail(str(error), 2)
     except BrokenPipeError:
         raise

@@ -10,9 +10,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from shira_runtime import Adapter
+from shira_runtime.commands.adapters import open_adapters, parse_scales
 from shira_runtime.commands.bases import Base
-from shira_runtime.commands.output import Json, Misuse, count, parse_scales, print_json, say
+from shira_runtime.commands.output import Json, Misuse, count, print_json, say
 
 
 def apply(
@@ -35,19 +35,16 @@ def apply(
     """
     if base.suffix != ".safetensors":
         raise Misuse(f"{base}: only a .safetensors file can be fused")
-    opened_adapters = [Adapter.open(path) for path in adapters]
-    names = [adapter.name for adapter in opened_adapters]
-    if len(set(names)) < len(names):
-        raise Misuse(f"two adapters have one name: {', '.join(names)}")
-    scales = parse_scales(scale or (), names)
+    opened_adapters = open_adapters(adapters)
+    scales = parse_scales(scale or (), list(opened_adapters))
     opened = Base(base)
     # Needs no torch, but what Base needs too; Base has said so by now if it is missing.
     from shira_runtime.export.output import check_output, write_output
 
     check_output(output, force)
 
-    program, arrays = opened.program(opened_adapters)
-    for adapter in opened_adapters:
+    program, arrays = opened.program(opened_adapters.values())
+    for adapter in opened_adapters.values():
         program.add_adapter(adapter, allow_unverified_base=allow_unverified_base)
     report = program.switch(scales)
     content = np.fromfile(base, np.uint8)

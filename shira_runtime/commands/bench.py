@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from shira_runtime import Program, SwitchReport, __version__, _core, load_program
+from shira_runtime.commands.adapters import open_adapters
 from shira_runtime.commands.inputs import Inputs, read_inputs
 from shira_runtime.commands.output import Json, Misuse, note, print_json, print_table
 
@@ -50,10 +51,12 @@ def bench(
         output = output or _DEFAULT_OUTPUT
     if not adapters or len(adapters) > 2:
         raise Misuse("name one or two adapters to switch between")
+    opened_adapters = open_adapters(adapters)
     program = load_program(model, data)
     program.threads = threads
     names = [
-        program.add_adapter(path, allow_unverified_base=allow_unverified_base) for path in adapters
+        program.add_adapter(adapter, allow_unverified_base=allow_unverified_base)
+        for adapter in opened_adapters.values()
     ]
     states: tuple[str, str | None] = (names[0], names[1] if len(names) > 1 else None)
     first = program.switch(states[0])

@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Json", "Misuse", "count", "note", "parse_scales", "print_json", "print_table", "say"]
+__all__ = ["Json", "Misuse", "count", "note", "print_json", "print_table", "say"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -69,27 +69,6 @@ def print_table(
         table.add_row(*(_cell(value) for value in row))
     width = None if sys.stdout.isatty() else 10_000
     Console(width=width, markup=False, highlight=False).print(table)
-
-
-def parse_scales(options: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """Read NAME=NUMBER options; names without one get scale 1.
-
-    Raises:
-        Misuse: an option of another form, or for a name that is not there.
-    """
-    scales = dict.fromkeys(names, 1.0)
-    for option in options:
-        name, separator, number = option.rpartition("=")
-        if not separator and len(names) == 1:
-            name = names[0]
-        try:
-            scale = float(number)
-        except ValueError:
-            raise Misuse(f"--scale {option}: expected NAME=NUMBER") from None
-        if name not in scales:
-            raise Misuse(f"--scale {option}: no adapter {name!r} among {', '.join(names)}")
-        scales[name] = scale
-    return scales
 
 
 def _is_number(value: object) -> bool:

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +15,9 @@ import typer
 from numpy.typing import NDArray
 
 from shira_runtime import load_program
+from shira_runtime.commands.adapters import open_adapters, parse_scales
 from shira_runtime.commands.inputs import Inputs, read_inputs
-from shira_runtime.commands.output import Json, Misuse, note, parse_scales, print_json, print_table
+from shira_runtime.commands.output import Json, note, print_json, print_table
 
 
 def run_program(
@@ -38,12 +42,14 @@ def run_program(
     json: Json = False,
 ) -> None:
     """Run a program once and show or save its outputs."""
+    opened_adapters = open_adapters(adapters or ())
+    scales = parse_scales(scale or (), list(opened_adapters))
+    if output is not None:
+        _check_folder(output, force)
     program = load_program(model, data)
-    names = [
-        program.add_adapter(path, allow_unverified_base=allow_unverified_base)
-        for path in adapters or ()
-    ]
-    report = program.switch(parse_scales(scale or (), names))
+    for adapter in opened_adapters.values():
+        program.add_adapter(adapter, allow_unverified_base=allow_unverified_base)
+    report = program.switch(scales)
     outputs = [_as_array(value) for value in program.forward(*read_inputs(inputs, program))]
     if output is not None:
         _save(outputs, output, force)
@@ -84,12 +90,23 @@ def _as_array(value: Any) -> NDArray[Any]:
     return array
 
 
+def _check_folder(folder: Path, force: bool) -> None:
+    """Refuse a folder with outputs in it; how many there will be is not known yet."""
+    from shira_runtime.export.output import check_output
+
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    for path in sorted(folder.glob("output_*.npy")):
+        check_output(path, force)
+
+
 def _save(outputs: list[NDArray[Any]], folder: Path, force: bool) -> None:
+    from shira_runtime.export.output import write_output
+
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"output_{index}.npy" for index in range(len(outputs))]
-    for path in paths:
-        if path.exists() and not force:
-            raise Misuse(f"{path}: exists already; --force replaces it")
     for path, array in zip(paths, outputs, strict=True):
-        np.save(path, array, allow_pickle=False)
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        write_output(path, content.getbuffer(), force)
     note(f"wrote {', '.join(map(str, paths))}")

@@ -105,18 +105,64 @@ def test_run_gives_the_outputs_of_the_active_adapters(
     assert shown["outputs"][0]["shape"] == [2, 4]
     saved = np.load(tmp_path / "outputs" / "output_0.npy")
     assert saved.tobytes() == wanted.tobytes()
-    again = ["run", f"{folder}/model.pte", "-o", f"{tmp_path}/outputs"]
-    assert cli.main(again) == 2
-    assert "--force" in capsys.readouterr().err
-    assert cli.main([*again, "--force"]) == 0  # without --input: ones
+    again = ["run", f"{folder}/model.pte", "-o", f"{tmp_path}/outputs", "--force"]
+    assert cli.main(again) == 0  # without --input: ones
     assert not np.array_equal(np.load(tmp_path / "outputs" / "output_0.npy"), saved)
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["output_0.npy"]
+
+
+@pytest.mark.parametrize("taken", ["outputs", "outputs/output_0.npy", "outputs/output_7.npy"])
+def test_run_does_not_overwrite(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    taken: str,
+) -> None:
+    (tmp_path / taken).parent.mkdir(exist_ok=True)
+    (tmp_path / taken).write_text("precious")
+    # Refused before the model is loaded.
+    monkeypatch.setattr("shira_runtime.commands.run_program.load_program", None)
+    assert cli.main(["run", f"{folder}/model.pte", "-o", f"{tmp_path}/outputs"]) == 1
+    assert taken in capsys.readouterr().err
+    assert (tmp_path / taken).read_text() == "precious"
+
+
+def test_a_program_that_does_not_load_is_a_bad_file(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (folder / "model.pte").read_bytes()
+    assert content.count(b"aten::relu") == 1
+    (tmp_path / "x.pte").write_bytes(content.replace(b"aten::relu", b"aten::rely"))
+    for command in ("run", "bench"):
+        capsys.readouterr()
+        assert (
+            cli.main([command, f"{tmp_path}/x.pte", *[f"{folder}/de.shb"] * (command == "bench")])
+            == 1
+        )
+        errors = [e for e in capsys.readouterr().err.splitlines() if e.startswith("error:")]
+        assert len(errors) == 1
+        assert f"{tmp_path}/x.pte: ExecuTorch cannot load 'forward'" in errors[0]
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [("--scale", "de=nan"), ("--scale", "es=1"), ("-a", "{de}")],
+    ids=["no number", "a stranger", "one adapter twice"],
+)
+def test_misuse_is_found_before_the_model_is_loaded(
+    folder: Path, capsys: pytest.CaptureFixture[str], misuse: tuple[str, str]
+) -> None:
+    given = [argument.format(de=folder / "de.shb") for argument in misuse]
+    assert cli.main(["run", "none.pte", "-a", f"{folder}/de.shb", *given]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_run_refuses_wrong_inputs_in_one_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save(tmp_path / "x.npy", np.zeros((3, 3), np.float32))
-    assert cli.main(["run", f"{folder}/model.pte", "-i", f"{tmp_path}/x.npy"]) == 2
+    assert cli.main(["run", f"{folder}/model.pte", "-i", f"{tmp_path}/x.npy"]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
     assert "float32[3, 3]" in errors[0]

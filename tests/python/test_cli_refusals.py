@@ -22,6 +22,10 @@ MISUSE: dict[str, tuple[tuple[str, ...], str]] = {
         ("apply", "{base}", "{de}", "-o", "{out}", "--scale", "de=big"),
         "NAME=NUMBER",
     ),
+    "scale that is not finite": (
+        ("apply", "{base}", "{de}", "-o", "{out}", "--scale", "de=-inf"),
+        "finite",
+    ),
     "scale of a stranger": (
         ("apply", "{base}", "{de}", "-o", "{out}", "--scale", "es=1"),
         "no adapter 'es'",
@@ -30,6 +34,7 @@ MISUSE: dict[str, tuple[tuple[str, ...], str]] = {
     "base of another kind": (("apply", "{de}", "{de}", "-o", "{out}"), ".safetensors"),
     "no checkout": (("demo", "--dir", "{folder}"), "examples"),
     "nothing to measure": (("bench", "{de}"), "one or two adapters"),
+    "one adapter to measure twice": (("bench", "{out}", "{de}", "{de}"), "one name"),
 }
 
 
@@ -59,6 +64,12 @@ BAD_FILES: dict[str, Callable[[Files], tuple[object, ...]]] = {
     "not an adapter": lambda f: ("inspect", f.base),
     "not an adapter to verify": lambda f: ("verify", f.base),
     "no base": lambda f: ("verify", f.de, "--base", f.de.with_name("none")),
+    "base of one byte": lambda f: (
+        "verify",
+        f.de,
+        "--base",
+        (f.base.write_bytes(b"\x80"), f.base)[1],
+    ),
     "adapter as base": lambda f: ("verify", f.de, "--base", f.fr),
     "diff with a base": lambda f: ("diff", f.de, f.base),
     "run an adapter": lambda f: ("run", f.de),

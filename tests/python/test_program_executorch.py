@@ -168,8 +168,10 @@ def test_a_method_that_is_not_there(files: dict[str, Path]) -> None:
 
 
 def test_a_data_file_that_was_not_named(files: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match="data_path"):
+    with pytest.raises(FormatError, match="data_path") as caught:
         load_program(files["external"])
+    assert caught.value.status == "BAD_PROGRAM_FILE"
+    assert caught.value.file == str(files["external"])
 
 
 def test_the_file_may_be_replaced_while_the_program_lives(
