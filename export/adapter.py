@@ -243,7 +243,7 @@ def _compare_dense(
     """Make entries of every value that differs from the base's."""
     element_count = 0
     for done, match in enumerate(result.matches, start=1):
-        stored, tensor = checkpoint.dense[match.source], base.tensor(match.target)
+        stored, tensor = checkpoint.dense[match.source], base.tensors[match.target]
         if stored.shape != tensor.shape:
             raise ExportError(
                 f"{stored.where}: has shape {stored.shape}, in {base.path} {tensor.shape}"

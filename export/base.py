@@ -13,13 +13,8 @@ from numpy.typing import NDArray
 from .dtypes import FLOAT_TYPES, convert
 from .errors import ExportError
 from .names import NameMatcher, Renames
-from .program_file import (
-    ProgramFormatError,
-    read_name_map,
-    read_program_tensors,
-    shared_storage,
-)
-from .tensor_files import StoredTensor, file_kind, open_tensors
+from .program_file import read_name_map, read_program_tensors, shared_storage
+from .tensor_files import file_kind, open_tensors
 
 
 class Base:
@@ -45,36 +40,35 @@ class Base:
             )
         self._dtype = dtype
         self._name_map: dict[str, str] = {}
-        self._shared: dict[str, str] = {}
+        self._unchangeable: dict[str, str] = {}
         if self.is_program:
             self._read_program()
 
     def _read_program(self) -> None:
-        try:
-            self._name_map = read_name_map(self.path)
-            groups = shared_storage(read_program_tensors(self.path).values())
-        except ProgramFormatError as error:
-            raise ExportError(str(error)) from None
-        for first, second, *others in groups:
-            self._shared |= {first: second, second: first, **dict.fromkeys(others, first)}
+        self._name_map = read_name_map(self.path)
+        found = read_program_tensors(self.path, include_unnamed=True)
+        self._unchangeable = {n: tensor.why_not for n, tensor in found.items() if tensor.why_not}
+        for group in shared_storage(found.values()):
+            for name in group:
+                other = next(other for other in group if other != name)
+                other = other if other in self.tensors else "a constant without a name"
+                self._unchangeable[name] = f"it shares its bytes with {other}, so both would change"
 
     def matcher(self, renames: Renames) -> NameMatcher:
         """Make the matcher of a checkpoint's names with this base's."""
         return NameMatcher(self.tensors, self._name_map, renames, str(self.path))
 
-    def tensor(self, name: str) -> StoredTensor:
-        """Describe a tensor that an adapter may change.
+    def check_changeable(self, name: str) -> None:
+        """Refuse a tensor that the runtime would refuse to change.
 
         Raises:
-            ExportError: another tensor lies in the same bytes, so that both would change.
+            ExportError: a program keeps the tensor in a way that no adapter can change, such as in
+                the bytes of another one.
         """
-        tensor = self.tensors[name]
-        if name in self._shared:
+        if name in self._unchangeable:
             raise ExportError(
-                f"{tensor.where}: shares its bytes with {self._shared[name]}, so changing one would"
-                " change the other"
+                f"{self.tensors[name].where}: cannot be changed: {self._unchangeable[name]}"
             )
-        return tensor
 
     def deployed_dtype(self, name: str) -> str:
         """Give the type that the tensor has where the adapter will be applied.
@@ -96,7 +90,7 @@ class Base:
         Raises:
             ExportError: its type cannot be changed by an adapter, or a value does not fit it.
         """
-        tensor, dtype = self.tensor(name), self.deployed_dtype(name)
+        tensor, dtype = self.tensors[name], self.deployed_dtype(name)
         return convert(tensor.read().reshape(-1), dtype, tensor.where)
 
 

@@ -58,9 +58,11 @@ def targets_from_deltas(
         config: of PEFT, which knows how many entries a tensor has.
 
     Raises:
-        ExportError: the entries are malformed, the shapes differ, or a result is not finite.
+        ExportError: the tensor cannot be changed, the entries are malformed, the shapes differ, or
+            a result is not finite.
     """
-    shape = base.tensor(name).shape
+    base.check_changeable(name)
+    shape = base.tensors[name].shape
     for known, what in ((raw.shape, "the file"), (given_shape, "--shapes")):
         if known is not None and known != shape:
             raise ExportError(
@@ -112,7 +114,7 @@ def targets_from_tuned(
         None if no value differs.
 
     Raises:
-        ExportError: a type cannot be changed by an adapter, or a differing value is not finite.
+        ExportError: a differing tensor cannot be changed, or a differing value is not finite.
     """
     whole = base.values(match.target)
     tuned = stored.read().reshape(-1)
@@ -126,6 +128,7 @@ def targets_from_tuned(
     indices = np.flatnonzero(bits(after) != bits(whole))
     if indices.size == 0:
         return None
+    base.check_changeable(match.target)
     return _targets(
         match.source,
         stored.where,

@@ -8,22 +8,28 @@ Both files are a small flatbuffer that describes the tensors, followed by raw da
 
 Only the flatbuffer is read into memory. Every offset, length and count in it is checked before it
 is used, and the work is bounded by its size, so that a damaged or hostile file ends in
-ProgramFormatError and in nothing else. Needs numpy and the standard library only.
+ProgramFormatError and in nothing else. The rules are those of the runtime's reader (csrc/attach):
+both take and refuse the same files. Needs numpy and the standard library only.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import operator
+import os
+import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ExportError
+from .errors import ProgramFormatError
+from .flatbuffer import Flatbuffer, FlatTable
 
 #: Name of the constant method in which a program carries its name map (JSON, program -> training).
 NAME_MAP_METHOD = "shira_name_map"
@@ -45,29 +51,29 @@ _DTYPES: dict[int, tuple[str, str]] = {
     29: ("uint64", "<u8"),
 }
 _NUMPY_TYPES = dict(_DTYPES.values())
+_PATCHABLE_DTYPES = ("float32", "float16", "bfloat16")
 _MAXIMUM_DIMENSIONS = 16  # ExecuTorch's kTensorDimensionLimit
+_MAXIMUM_PATCHABLE_DIMENSIONS = 8  # of a .shb file
 
 # Field numbers and union tags of executorch's schema/program.fbs and flat_tensor.fbs.
 _VERSION = 0
 _PROGRAM_PLANS, _PROGRAM_SEGMENTS, _PROGRAM_CONSTANT_SEGMENT = 1, 4, 5
+_SEGMENT_OFFSET, _SEGMENT_SIZE = 0, 1
+_CONSTANTS_SEGMENT, _CONSTANTS_OFFSETS = 0, 1
 _PLAN_NAME, _PLAN_VALUES, _PLAN_OUTPUTS = 0, 2, 4
 _VALUE_TYPE, _VALUE = 0, 1
 _VALUE_IS_TENSOR, _VALUE_IS_STRING = 5, 6
-_TENSOR_DTYPE, _TENSOR_SIZES, _TENSOR_DIM_ORDER = 0, 2, 3
-_TENSOR_BUFFER, _TENSOR_ALLOCATION, _TENSOR_EXTRA = 5, 6, 9
+_TENSOR_STORAGE_OFFSET, _TENSOR_BUFFER, _TENSOR_ALLOCATION, _TENSOR_EXTRA = 1, 5, 6, 9
+_TENSOR_LAYOUT = (0, 2, 3)  # dtype, sizes, dimension order
 _EXTRA_NAME, _EXTRA_LOCATION = 1, 2
-_EXTERNAL = 1
 _FLAT_SEGMENTS, _FLAT_NAMED = 1, 2
 _NAMED_KEY, _NAMED_SEGMENT, _NAMED_LAYOUT = 0, 1, 2
+_FLAT_LAYOUT = (0, 1, 2)
 
-
-class ProgramFormatError(ExportError):
-    """A .pte or .ptd file is damaged, truncated or of a kind that this reader does not know."""
-
-    def __init__(self, path: Path, offset_bytes: int, problem: str) -> None:
-        super().__init__(f"{path}: byte {offset_bytes}: {problem}")
-        self.path = path
-        self.offset_bytes = offset_bytes
+# At byte 8: magic, length, then for a .pte the size of the flatbuffer and the start of the
+# segments, for a .ptd start and size of both. A longer header has more fields behind.
+_PTE_HEADER, _PTD_HEADER = struct.Struct("<4sIQQ"), struct.Struct("<4sIQQQQ")
+_HEADER_AT = 8
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class ProgramTensor:
 
     `dtype` is a numpy-style name ("float32", "bfloat16", ...), `dim_order` lists the dimensions
     from the slowest to the fastest in memory, `offset_bytes` counts from the start of `file`.
+    `why_not` says why no adapter can change this tensor; it is empty if one can.
     """
 
     name: str
@@ -85,35 +92,36 @@ class ProgramTensor:
     offset_bytes: int
     size_bytes: int
     file: Path
+    why_not: str = ""
 
     @property
     def is_contiguous(self) -> bool:
         """True if the flat index of an element is its row-major index."""
-        return self.dim_order == tuple(range(len(self.shape)))
+        # Where a dimension of one element stands makes no difference.
+        order = [dimension for dimension in self.dim_order if self.shape[dimension] != 1]
+        return order == sorted(order)
 
     def read(self) -> NDArray[Any]:
         """Read the values, shaped like the tensor; bfloat16 comes as uint16 bit patterns.
 
         Raises:
-            ProgramFormatError: the tensor is not row-major, or the file has become shorter.
+            ProgramFormatError: the tensor is not row-major or of an unknown type, or the file has
+                become shorter.
         """
         if not self.is_contiguous:
-            raise ProgramFormatError(
-                self.file,
-                self.offset_bytes,
-                f"tensor {self.name} has dimension order {self.dim_order}: not row-major",
-            )
+            raise self._error(f"has dimension order {self.dim_order}: not row-major")
+        if self.dtype not in _NUMPY_TYPES:
+            raise self._error(f"has {self.dtype}")
         count = math.prod(self.shape)
         values = np.fromfile(
             self.file, _NUMPY_TYPES[self.dtype], count=count, offset=self.offset_bytes
         )
         if values.size != count:
-            raise ProgramFormatError(
-                self.file,
-                self.offset_bytes,
-                f"tensor {self.name}: expected {count} values, found {values.size}",
-            )
+            raise self._error(f"expected {count} values, found {values.size}")
         return values.reshape(self.shape)
+
+    def _error(self, problem: str) -> ProgramFormatError:
+        return ProgramFormatError(self.file, self.offset_bytes, f"tensor {self.name}: {problem}")
 
 
 def read_program_tensors(
@@ -133,25 +141,21 @@ def read_program_tensors(
         ProgramFormatError: the file is not a well-formed .pte or .ptd.
         OSError: the file cannot be read.
     """
-    path = Path(path)
-    buffer, segments_start = _open(path)
-    if buffer.is_program:
-        found = _program_entries(buffer, segments_start, include_unnamed)
-    else:
-        found = _flat_tensor_entries(buffer, segments_start)
+    tables = _open(Path(path))
+    found = _program_entries(tables) if tables.is_program else _flat_tensor_entries(tables)
     tensors: dict[str, ProgramTensor] = {}
-    for position, tensor in found:
+    unnamed: dict[tuple[int, int], str] = {}
+    for tensor in found:
+        place = (tensor.offset_bytes, tensor.size_bytes)
+        name = tensor.name or unnamed.setdefault(place, f"#{len(unnamed) + 1}")
+        if not tensor.name and not include_unnamed:
+            continue
         # A program may describe a constant several times: once for each method, and once for each
         # view of it, which has another shape. The parameter itself comes first.
-        first = tensors.setdefault(tensor.name, tensor)
-        if (first.offset_bytes, first.size_bytes, first.dtype) != (
-            tensor.offset_bytes,
-            tensor.size_bytes,
-            tensor.dtype,
-        ):
-            raise ProgramFormatError(
-                path, position, f"tensor {tensor.name} has two places: it is described twice"
-            )
+        first = tensors.setdefault(name, replace(tensor, name=name))
+        if place != (first.offset_bytes, first.size_bytes):
+            why_not = "the program gives this name to different constants"
+            tensors[name] = replace(first, why_not=why_not)
     return tensors
 
 
@@ -165,28 +169,25 @@ def read_name_map(path: str | Path) -> dict[str, str]:
         ProgramFormatError: the file is damaged, or the map is not a JSON object of strings.
         OSError: the file cannot be read.
     """
-    path = Path(path)
-    buffer, _ = _open(path)
-    if not buffer.is_program:
+    tables = _open(Path(path))
+    if not tables.is_program:
         return {}
-    for plan in buffer.root().tables(_PROGRAM_PLANS):
+    for plan in tables.root.tables(_PROGRAM_PLANS):
         if plan.string(_PLAN_NAME) != NAME_MAP_METHOD:
             continue
         outputs, values = plan.integers(_PLAN_OUTPUTS, 4), list(plan.tables(_PLAN_VALUES))
         if len(outputs) != 1 or outputs[0] >= len(values):
-            raise ProgramFormatError(path, plan.position, "the name map has no value")
+            raise plan.error("the name map has no value")
         value = values[outputs[0]]
         text_table = value.table(_VALUE)
         if value.scalar(_VALUE_TYPE, 1) != _VALUE_IS_STRING or text_table is None:
-            raise ProgramFormatError(path, value.position, "the name map is not a string")
+            raise value.error("the name map is not a string")
         try:
-            names = json.loads(text_table.string(0) or "")
+            names = json.loads(text_table.string(0))
         except (ValueError, RecursionError):
             names = None
         if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
-            raise ProgramFormatError(
-                path, text_table.position, "the name map is not a JSON object of strings"
-            )
+            raise text_table.error("the name map is not a JSON object of strings")
         return names
     return {}
 
@@ -207,265 +208,164 @@ def shared_storage(tensors: Iterable[ProgramTensor]) -> list[tuple[str, ...]]:
     return [tuple(group) for group in groups if len(group) > 1]
 
 
-class _Buffer:
-    """The flatbuffer part of a file; every access is checked against its length.
+@dataclass(frozen=True)
+class _Tables:
+    """A file's flatbuffer, and what the header says of the bytes behind it."""
 
-    `work_left` bounds the bytes that may be visited: a well-formed file visits each byte about
-    once, while a hostile one could point a million entries at the same megabyte.
-    """
-
-    def __init__(self, path: Path, content: bytes, file_bytes: int) -> None:
-        self.path = path
-        self.content = content
-        self.file_bytes = file_bytes
-        self.is_program = content[4:8] == b"ET12"
-        self.work_left = 8 * len(content) + 1024
-
-    def error(self, position: int, problem: str) -> ProgramFormatError:
-        return ProgramFormatError(self.path, position, problem)
-
-    def number(self, position: int, width: int, signed: bool = False) -> int:
-        if position < 0 or position + width > len(self.content):
-            raise self.error(position, f"points outside the {len(self.content)}-byte flatbuffer")
-        return int.from_bytes(self.content[position : position + width], "little", signed=signed)
-
-    def spend(self, position: int, work_bytes: int) -> None:
-        self.work_left -= work_bytes
-        if self.work_left < 0:
-            raise self.error(position, "more entries than the file has bytes for")
-
-    def root(self) -> _Table:
-        return _Table(self, self.number(0, 4))
+    root: FlatTable
+    is_program: bool
+    segments_start: int
+    file_bytes: int
 
 
-class _Table:
-    """One flatbuffer table: an offset to a list of field offsets, then the fields."""
-
-    def __init__(self, buffer: _Buffer, position: int) -> None:
-        self.buffer = buffer
-        self.position = position
-        buffer.spend(position, 8)
-        self._fields = position - buffer.number(position, 4, signed=True)
-        self._fields_bytes = buffer.number(self._fields, 2)
-        self._table_bytes = buffer.number(self._fields + 2, 2)
-
-    def _field(self, index: int, width: int) -> int | None:
-        """Position of a field of `width` bytes, or None if the file leaves it at its default."""
-        slot = 4 + 2 * index
-        if slot + 2 > self._fields_bytes:
-            return None
-        offset = self.buffer.number(self._fields + slot, 2)
-        if offset == 0:
-            return None
-        if offset + width > self._table_bytes:
-            raise self.buffer.error(self.position, f"field {index} lies outside its table")
-        return self.position + offset
-
-    def _target(self, index: int) -> int | None:
-        field = self._field(index, 4)
-        return None if field is None else field + self.buffer.number(field, 4)
-
-    def scalar(self, index: int, width: int, signed: bool = False) -> int:
-        field = self._field(index, width)
-        return 0 if field is None else self.buffer.number(field, width, signed)
-
-    def table(self, index: int) -> _Table | None:
-        target = self._target(index)
-        return None if target is None else _Table(self.buffer, target)
-
-    def required_table(self, index: int, what: str) -> _Table:
-        table = self.table(index)
-        if table is None:
-            raise self.buffer.error(self.position, f"{what} is missing")
-        return table
-
-    def _vector(self, index: int, item_bytes: int) -> tuple[int, int]:
-        """Position of the first item and the number of items; (0, 0) if absent."""
-        target = self._target(index)
-        if target is None:
-            return 0, 0
-        count = self.buffer.number(target, 4)
-        if target + 4 + count * item_bytes > len(self.buffer.content):
-            raise self.buffer.error(target, f"a list of {count} items runs past the flatbuffer")
-        self.buffer.spend(target, 4 + count * item_bytes)
-        return target + 4, count
-
-    def integers(self, index: int, width: int, signed: bool = False) -> tuple[int, ...]:
-        start, count = self._vector(index, width)
-        return tuple(self.buffer.number(start + width * i, width, signed) for i in range(count))
-
-    def string(self, index: int) -> str | None:
-        start, count = self._vector(index, 1)
-        if start == 0:
-            return None
-        try:
-            return self.buffer.content[start : start + count].decode("utf-8")
-        except UnicodeDecodeError:
-            raise self.buffer.error(start, "a name is not UTF-8") from None
-
-    def tables(self, index: int) -> Iterator[_Table]:
-        start, count = self._vector(index, 4)
-        for position in range(start, start + 4 * count, 4):
-            yield _Table(self.buffer, position + self.buffer.number(position, 4))
-
-
-def _read_at(path: Path, offset_bytes: int, count_bytes: int) -> bytes:
+def _open(path: Path) -> _Tables:
+    """Read the header and the flatbuffer of either kind of file."""
     with path.open("rb") as stream:
-        stream.seek(offset_bytes)
-        content = stream.read(count_bytes)
-    if len(content) != count_bytes:
-        raise ProgramFormatError(
-            path,
-            offset_bytes,
-            f"truncated: expected {count_bytes} more bytes, found {len(content)}",
-        )
-    return content
-
-
-def _open(path: Path) -> tuple[_Buffer, int]:
-    """Read the header and the flatbuffer of either kind of file.
-
-    Returns:
-        The flatbuffer, and the byte of the file from which segments are counted.
-    """
-    file_bytes = path.stat().st_size
-    magic = _read_at(path, 0, 8)[4:]
-    kinds = {b"ET12": (b"eh00", 32), b"FT01": (b"FH01", 40)}
-    if magic not in kinds:
-        raise ProgramFormatError(
-            path, 4, f"expected the identifier ET12 (.pte) or FT01 (.ptd), found {magic!r}"
-        )
-    header_magic, header_bytes = kinds[magic]
-    if magic == b"ET12" and _read_at(path, 8, 4) != header_magic:
-        # A .pte without segments has no header: all of it is the flatbuffer.
-        flatbuffer_end = segments_start = segments_end = file_bytes
-    else:
-        header = _read_at(path, 8, header_bytes)
-        stated_bytes = int.from_bytes(header[4:8], "little")
-        if header[:4] != header_magic or stated_bytes < header_bytes:
+        file_bytes = os.fstat(stream.fileno()).st_size
+        head = stream.read(_HEADER_AT + _PTD_HEADER.size)
+        magic = head[4:8]
+        if magic not in (b"ET12", b"FT01"):
             raise ProgramFormatError(
-                path, 8, f"expected a header {header_magic!r} of {header_bytes} bytes or more"
+                path, 4, f"expected the identifier ET12 (.pte) or FT01 (.ptd), found {magic!r}"
             )
-        *flatbuffer_range, segments_start, segments_bytes = (
-            int.from_bytes(header[at : at + 8], "little") for at in range(8, header_bytes, 8)
-        )
-        flatbuffer_end = sum(flatbuffer_range)  # its start, in a .ptd, and its size
-        segments_end = segments_start + segments_bytes
-    if max(flatbuffer_end, segments_end) > file_bytes:
-        raise ProgramFormatError(
-            path,
-            16,
-            f"truncated: the flatbuffer ends at byte {flatbuffer_end}, the segments at"
-            f" {segments_end}, and the file at {file_bytes}",
-        )
-    buffer = _Buffer(path, _read_at(path, 0, flatbuffer_end), file_bytes)
-    version = buffer.root().scalar(_VERSION, 4)
+        is_program = magic == b"ET12"
+        if is_program and head[8:12] != b"eh00":
+            # A .pte without segments has no header: all of it is the flatbuffer.
+            flatbuffer_end, segments_start = file_bytes, 0
+        else:
+            flatbuffer_end, segments_start = _parse_header(path, head, is_program)
+        if flatbuffer_end > file_bytes:
+            problem = f"truncated: the flatbuffer ends at byte {flatbuffer_end}"
+            raise ProgramFormatError(path, file_bytes, problem)
+        stream.seek(0)
+        root = Flatbuffer(path, stream.read(flatbuffer_end)).root()
+    version = root.scalar(_VERSION, 4)
     if version != 0:
-        raise ProgramFormatError(path, 0, f"schema version {version}, expected 0")
-    return buffer, segments_start
+        raise root.error(f"schema version {version}, expected 0")
+    return _Tables(root, is_program, segments_start, file_bytes)
 
 
-def _segments(table: _Table, index: int, segments_start: int) -> list[tuple[int, int]]:
-    """(first byte, end) in the file of each data segment, checked to lie inside the file."""
+def _parse_header(path: Path, head: bytes, is_program: bool) -> tuple[int, int]:
+    """Where the flatbuffer ends, and the byte from which segments are counted."""
+    magic, layout = (b"eh00", _PTE_HEADER) if is_program else (b"FH01", _PTD_HEADER)
+    header = head[_HEADER_AT : _HEADER_AT + layout.size]
+    if len(header) == layout.size:
+        found, stated_bytes, *numbers = layout.unpack(header)
+        if found == magic and stated_bytes >= layout.size:
+            return (numbers[0], numbers[1]) if is_program else (numbers[0] + numbers[1], numbers[2])
+    raise ProgramFormatError(
+        path, _HEADER_AT, f"expected a header {magic!r} of {layout.size} bytes or more"
+    )
+
+
+def _segments(tables: _Tables, field: int) -> list[tuple[int, int]]:
+    """(first byte, end) in the file of each data segment, checked to lie behind the flatbuffer."""
     segments = []
-    for segment in table.tables(index):
-        start = segments_start + segment.scalar(0, 8)
-        end = start + segment.scalar(1, 8)
-        if end > table.buffer.file_bytes:
-            raise table.buffer.error(
-                segment.position,
-                f"a segment ends at byte {end}, the file at {table.buffer.file_bytes}",
+    flatbuffer_bytes = len(tables.root.buffer.content)
+    for segment in tables.root.tables(field):
+        start = tables.segments_start + segment.scalar(_SEGMENT_OFFSET, 8)
+        end = start + segment.scalar(_SEGMENT_SIZE, 8)
+        if end > tables.file_bytes:
+            raise segment.error(
+                f"truncated: a segment ends at byte {end}, the file at {tables.file_bytes}"
+            )
+        if start < end and start < flatbuffer_bytes:
+            raise segment.error(
+                f"a segment begins at byte {start}, before the end of the flatbuffer at"
+                f" {flatbuffer_bytes}"
             )
         segments.append((start, end))
     return segments
 
 
+def _program_entries(tables: _Tables) -> Iterator[ProgramTensor]:
+    """Every constant in the constant segment, with repetitions; no name is ""."""
+    segments = _segments(tables, _PROGRAM_SEGMENTS)
+    constants = tables.root.table(_PROGRAM_CONSTANT_SEGMENT)
+    if constants is None:
+        return
+    offsets = constants.integers(_CONSTANTS_OFFSETS, 8)
+    segment_index = constants.scalar(_CONSTANTS_SEGMENT, 4)
+    if not offsets:
+        return
+    if segment_index >= len(segments):
+        raise constants.error(f"there is no segment {segment_index}")
+    for plan in tables.root.tables(_PROGRAM_PLANS):
+        for value in plan.tables(_PLAN_VALUES):
+            if value.scalar(_VALUE_TYPE, 1) == _VALUE_IS_TENSOR and (table := value.table(_VALUE)):
+                yield from _constant(table, offsets, *segments[segment_index])
+
+
+def _constant(
+    table: FlatTable, offsets: tuple[int, ...], segment_start: int, segment_end: int
+) -> Iterator[ProgramTensor]:
+    """One tensor if the table describes a constant that lies in the segment, else none."""
+    extra = table.table(_TENSOR_EXTRA)
+    constant_index = table.scalar(_TENSOR_BUFFER, 4)
+    if constant_index == 0 or table.table(_TENSOR_ALLOCATION):
+        return
+    if extra and extra.scalar(_EXTRA_LOCATION, 1) != 0:  # in a .ptd
+        return
+    if constant_index >= len(offsets):
+        raise table.error(f"there is no constant {constant_index}")
+    if table.scalar(_TENSOR_STORAGE_OFFSET, 4) != 0:
+        raise table.error("a constant has a storage offset, which must be 0")
+    name = extra.string(_EXTRA_NAME) if extra else ""
+    start = segment_start + offsets[constant_index]
+    yield _described_tensor(table, _TENSOR_LAYOUT, name, start, segment_end)
+
+
+def _flat_tensor_entries(tables: _Tables) -> Iterator[ProgramTensor]:
+    """Every named tensor of a .ptd."""
+    segments = _segments(tables, _FLAT_SEGMENTS)
+    for entry in tables.root.tables(_FLAT_NAMED):
+        segment_index = entry.scalar(_NAMED_SEGMENT, 4)
+        if segment_index >= len(segments):
+            raise entry.error(f"there is no segment {segment_index}")
+        if layout := entry.table(_NAMED_LAYOUT):  # without one it is a backend's blob
+            name = entry.string(_NAMED_KEY)
+            yield _described_tensor(layout, _FLAT_LAYOUT, name, *segments[segment_index])
+
+
 def _described_tensor(
-    table: _Table, fields: tuple[int, int, int], name: str, start: int, end: int
+    table: FlatTable, fields: tuple[int, int, int], name: str, start: int, end: int
 ) -> ProgramTensor:
     """Build the tensor that `table` describes and whose bytes must lie in [start, end)."""
-    buffer = table.buffer
     dtype_field, sizes_field, dim_order_field = fields
     dtype_code = table.scalar(dtype_field, 1)
-    if dtype_code not in _DTYPES:
-        raise buffer.error(table.position, f"tensor {name}: unknown dtype code {dtype_code}")
-    dtype, numpy_type = _DTYPES[dtype_code]
+    dtype, numpy_type = _DTYPES.get(dtype_code, (f"the unknown dtype code {dtype_code}", "<u1"))
+    item_bytes = np.dtype(numpy_type).itemsize
     shape = table.integers(sizes_field, 4, signed=True)
-    if len(shape) > _MAXIMUM_DIMENSIONS or any(extent < 0 for extent in shape):
-        raise buffer.error(table.position, f"tensor {name}: impossible shape {shape[:20]}")
     dim_order = table.integers(dim_order_field, 1)
+    sizes_bytes = list(itertools.accumulate(shape, operator.mul, initial=item_bytes))
+    if (
+        len(shape) > _MAXIMUM_DIMENSIONS
+        or any(extent < 0 for extent in shape)
+        or max(sizes_bytes) >= 1 << 64
+    ):
+        raise table.error(f"tensor {name}: impossible shape {shape[:20]}")
     if sorted(dim_order) != list(range(len(shape))):
-        raise buffer.error(
-            table.position,
-            f"tensor {name}: dimension order {dim_order[:20]} does not fit shape {shape}",
+        raise table.error(
+            f"tensor {name}: dimension order {dim_order[:20]} does not fit shape {shape}"
         )
-    size_bytes = math.prod(shape) * np.dtype(numpy_type).itemsize
+    size_bytes = sizes_bytes[-1]
     if start + size_bytes > end:
-        raise buffer.error(
-            table.position,
-            f"tensor {name}: {size_bytes} bytes at {start} run past the end of its segment, {end}",
+        raise table.error(
+            f"tensor {name}: {size_bytes} bytes at {start} run past the end of its segment, {end}"
         )
-    return ProgramTensor(name, dtype, shape, dim_order, start, size_bytes, buffer.path)
+    tensor = ProgramTensor(name, dtype, shape, dim_order, start, size_bytes, table.buffer.path)
+    return replace(tensor, why_not=_why_not_patchable(tensor, item_bytes))
 
 
-def _program_entries(
-    buffer: _Buffer, segments_start: int, include_unnamed: bool
-) -> Iterator[tuple[int, ProgramTensor]]:
-    root = buffer.root()
-    segments = _segments(root, _PROGRAM_SEGMENTS, segments_start)
-    constants = root.table(_PROGRAM_CONSTANT_SEGMENT)
-    offsets: tuple[int, ...] = ()
-    segment = (0, 0)
-    if constants is not None:
-        offsets = constants.integers(1, 8)
-        segment_index = constants.scalar(0, 4)
-        if offsets and segment_index >= len(segments):
-            raise buffer.error(constants.position, f"there is no segment {segment_index}")
-        segment = segments[segment_index] if offsets else segment
-    for plan in root.tables(_PROGRAM_PLANS):
-        for value in plan.tables(_PLAN_VALUES):
-            if value.scalar(_VALUE_TYPE, 1) != _VALUE_IS_TENSOR:
-                continue
-            table = value.required_table(_VALUE, "a tensor")
-            extra = table.table(_TENSOR_EXTRA)
-            constant_index = table.scalar(_TENSOR_BUFFER, 4)
-            name = extra.string(_EXTRA_NAME) if extra is not None else None
-            if not name and include_unnamed:
-                name = f"#{constant_index}"
-            is_external = extra is not None and extra.scalar(_EXTRA_LOCATION, 1) == _EXTERNAL
-            is_planned = table.table(_TENSOR_ALLOCATION) is not None
-            if not name or is_external or is_planned or constant_index == 0:
-                continue
-            if constant_index >= len(offsets):
-                raise buffer.error(
-                    table.position, f"tensor {name}: there is no constant {constant_index}"
-                )
-            yield (
-                table.position,
-                _described_tensor(
-                    table,
-                    (_TENSOR_DTYPE, _TENSOR_SIZES, _TENSOR_DIM_ORDER),
-                    name,
-                    segment[0] + offsets[constant_index],
-                    segment[1],
-                ),
-            )
-
-
-def _flat_tensor_entries(
-    buffer: _Buffer, segments_start: int
-) -> Iterator[tuple[int, ProgramTensor]]:
-    root = buffer.root()
-    segments = _segments(root, _FLAT_SEGMENTS, segments_start)
-    for entry in root.tables(_FLAT_NAMED):
-        layout = entry.table(_NAMED_LAYOUT)
-        if layout is None:  # a backend's blob, not a tensor
-            continue
-        name = entry.string(_NAMED_KEY)
-        segment_index = entry.scalar(_NAMED_SEGMENT, 4)
-        if not name or segment_index >= len(segments):
-            raise buffer.error(entry.position, f"tensor {name}: there is no such segment")
-        yield (
-            entry.position,
-            _described_tensor(layout, (0, 1, 2), name, *segments[segment_index]),
-        )
+def _why_not_patchable(tensor: ProgramTensor, item_bytes: int) -> str:
+    if tensor.dtype not in _PATCHABLE_DTYPES:
+        return f"its type is {tensor.dtype}"
+    if not tensor.is_contiguous:
+        return "its elements are not in row-major order"
+    if tensor.size_bytes == 0:
+        return "it is empty"
+    if not 1 <= len(tensor.shape) <= _MAXIMUM_PATCHABLE_DIMENSIONS:
+        return f"its rank is {len(tensor.shape)}, not 1 to {_MAXIMUM_PATCHABLE_DIMENSIONS}"
+    if tensor.offset_bytes % item_bytes:
+        return "it is misaligned"
+    return ""

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from .dtypes import short_name
 from .errors import ExportError
 from .json_files import read_json_object
-from .program_file import ProgramFormatError, ProgramTensor, read_program_tensors
+from .program_file import ProgramTensor, read_program_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -219,10 +219,6 @@ def _open_shards(folder: Path, index: Path) -> dict[str, StoredTensor]:
 
 
 def _open_program(path: Path) -> dict[str, StoredTensor]:
-    try:
-        found = read_program_tensors(path)
-    except ProgramFormatError as error:
-        raise ExportError(str(error)) from None
     return {
         name: StoredTensor(
             where=f"{path}: tensor {name}",
@@ -230,16 +226,13 @@ def _open_program(path: Path) -> dict[str, StoredTensor]:
             shape=tensor.shape,
             read=_program_reader(tensor),
         )
-        for name, tensor in found.items()
+        for name, tensor in read_program_tensors(path).items()
     }
 
 
 def _program_reader(tensor: ProgramTensor) -> Callable[[], NDArray[Any]]:
     def read() -> NDArray[Any]:
-        try:
-            values = tensor.read()
-        except ProgramFormatError as error:
-            raise ExportError(str(error)) from None
+        values = tensor.read()
         return values.view(ml_dtypes.bfloat16) if tensor.dtype == "bfloat16" else values
 
     return read

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damaged and hostile .pte and .ptd files end in ProgramFormatError, and in nothing else."""
+"""Damaged and hostile .pte and .ptd files end in ProgramFormatError, and in nothing else.
+
+What the exporter makes of a file is what the runtime makes of it: the same files are refused, and
+of the others both see the same tensors, of which the same can be changed.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,12 @@ import numpy as np
 import pytest
 from _models import tiny_encoder, tiny_ids
 
+import shira_runtime
+from shira_runtime import _core
+from shira_runtime.export.errors import ProgramFormatError
 from shira_runtime.export.program import export_program
 from shira_runtime.export.program_file import (
     NAME_MAP_METHOD,
-    ProgramFormatError,
     ProgramTensor,
     read_name_map,
     read_program_tensors,
@@ -109,10 +115,111 @@ def test_random_damage_is_survived(files, tmp_path, name):
         survives(tmp_path / name, bytes(content))
 
 
+SHORT_NAMES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+
+
+def as_the_exporter_sees_it(path: Path) -> dict[str, object] | None:
+    """Name -> what the runtime would say of the tensor; None if the file is refused."""
+    try:
+        found = read_program_tensors(path, include_unnamed=True)
+    except ProgramFormatError:
+        return None
+    shared = {name for group in shared_storage(found.values()) for name in group}
+    return {
+        name: (
+            tensor.offset_bytes,
+            tensor.size_bytes,
+            tensor.shape,
+            SHORT_NAMES.get(tensor.dtype, "f32"),
+            tensor.why_not == "" and name not in shared,
+        )
+        for name, tensor in found.items()
+        if not name.startswith("#")
+    }
+
+
+def as_the_runtime_sees_it(path: Path) -> dict[str, object] | None:
+    try:
+        found = _core.ProgramFile.read(str(path)).tensors
+    except shira_runtime.ShiraError:
+        return None
+    return {
+        tensor.name: (
+            tensor.offset_bytes,
+            tensor.size_bytes,
+            tensor.shape,
+            tensor.dtype,  # "f32" where it is none that an adapter changes
+            tensor.patchable and not tensor.shares_storage_with,
+        )
+        for tensor in found
+    }
+
+
+def damaged(content: bytes, generator: random.Random) -> bytes:
+    """Change a few bytes or words where the tables are."""
+    changed = bytearray(content)
+    end = min(len(content), 4096)
+    for _ in range(generator.choice([1, 1, 1, 2, 3])):
+        if generator.random() < 0.5:
+            changed[generator.randrange(end)] ^= 1 << generator.randrange(8)
+        else:
+            value = generator.choice([0, 1, 2, 0x7FFFFFFF, 0xFFFFFFFF, generator.randrange(4096)])
+            struct.pack_into("<I", changed, 4 * generator.randrange(end // 4), value)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exporter_and_runtime_read_the_same_of_damaged_files(files, tmp_path, name):
+    generator = random.Random(20250609)
+    path = tmp_path / name
+    untouched = None
+    refused_count = other_count = 0
+    for step in range(400):
+        path.write_bytes(damaged(files[name], generator) if step else files[name])
+        expected = as_the_runtime_sees_it(path)
+        assert as_the_exporter_sees_it(path) == expected, f"step {step}"
+        untouched = expected if step == 0 else untouched
+        refused_count += expected is None
+        other_count += expected not in (None, untouched)
+    assert untouched is not None
+    assert refused_count > 10
+    assert other_count > 10 or untouched == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exporter_and_runtime_take_the_same_truncated_files(files, tmp_path, name):
+    path = tmp_path / name
+    content = files[name]
+    for length in [*range(80), *range(80, len(content), len(content) // 60), len(content) - 1]:
+        path.write_bytes(content[:length])
+        assert as_the_exporter_sees_it(path) == as_the_runtime_sees_it(path), length
+
+
+@pytest.mark.parametrize("stated_bytes", [23, 24, 31, 32, 40])
+def test_exporter_and_runtime_take_the_same_lengths_of_header(files, tmp_path, stated_bytes):
+    path = tmp_path / "inline.pte"
+    content = bytearray(files["inline.pte"])
+    struct.pack_into("<I", content, 12, stated_bytes)
+    path.write_bytes(content)
+    assert (as_the_exporter_sees_it(path) is None) == (stated_bytes < 24)
+    assert as_the_exporter_sees_it(path) == as_the_runtime_sees_it(path)
+
+
+def test_exporter_and_runtime_allow_the_same_work(tmp_path):
+    path = tmp_path / "many.pte"
+    outcomes = set()
+    for count in range(1, 30):
+        path.write_bytes(many_plans(count))
+        seen = as_the_exporter_sees_it(path)
+        assert seen == as_the_runtime_sees_it(path), count
+        outcomes.add(seen is None)
+    assert outcomes == {True, False}
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "truncated"),
+        (b"", "identifier ET12"),
         (b"\0\0\0\0PK\3\4" + bytes(100), "found b'PK"),
         (b"\x0c\0\0\0FT01FH02" + bytes(100), "expected a header b'FH01'"),
     ],
@@ -162,28 +269,36 @@ def many_plans(count: int) -> bytes:
         content.extend(struct.pack("<i", len(vtable)) + bytes(4 * len(fields)))
         return position
 
-    def repeated(field: int) -> range:
-        """Append a vector of `count` empty references, and let the field refer to it."""
-        struct.pack_into("<I", content, field, len(content) - field)
-        content.extend(struct.pack("<I", count) + bytes(4 * count))
-        return range(len(content) - 4 * count, len(content), 4)
+    def refer(position: int, target: int) -> None:
+        struct.pack_into("<I", content, position, target - position)
+
+    def repeated(field: int, item_count: int, item_bytes: int = 4) -> range:
+        """Append a vector of `item_count` zeros, and let the field refer to it."""
+        refer(field, len(content))
+        content.extend(struct.pack("<I", item_count) + bytes(item_bytes * item_count))
+        return range(len(content) - item_bytes * item_count, len(content), item_bytes)
 
     # References point forward only, so what they point to is appended after them.
-    program = table(1)
-    struct.pack_into("<I", content, 0, program)
-    plans = repeated(program + 4)
+    program = table(1, 4, 5)
+    refer(0, program)
+    (segment,) = repeated(program + 8, 1)
+    refer(segment, table(2))  # empty, with one constant: without any no method would be read
+    constants = table(1)
+    refer(program + 12, constants)
+    repeated(constants + 4, 1, item_bytes=8)
+    plans = repeated(program + 4, count)
     plan = table(2)
-    values = repeated(plan + 4)
+    values = repeated(plan + 4, count)
     value = table(0)
     for positions, target in ((plans, plan), (values, value)):
         for position in positions:
-            struct.pack_into("<I", content, position, target - position)
+            refer(position, target)
     return bytes(content)
 
 
 def test_work_is_bounded_by_the_size_of_the_file(tmp_path):
     path = tmp_path / "many.pte"
-    path.write_bytes(many_plans(2))
+    path.write_bytes(many_plans(1))
     assert read_program_tensors(path) == {}
     path.write_bytes(many_plans(2_000))
     started = time.monotonic()
