@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -98,7 +99,8 @@ def from_torch(module: Any) -> Program:
     Args:
         module: a torch.nn.Module. The Program keeps its weights' memory. Moving the module (``to``,
             ``half``) or replacing a weight gives it other memory; the next switch then raises
-            AttachError (DETACHED), and a new Program is needed.
+            AttachError (DETACHED), and a new Program is needed. Storages cannot be resized in place
+            any more.
     """
     torch = importlib.import_module("torch")
     dtypes = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -126,8 +128,9 @@ def from_torch(module: Any) -> Program:
         address = tensor.data_ptr()
         core.add_tensor(name, dtypes[tensor.dtype], tuple(tensor.shape), address)
         places.append((name, _torch_address(table, key), address))
-        # An alias: after `parameter.data = other`, the parameter alone would let go of it.
-        keep.append(tensor.detach())
+        # An alias: after `parameter.data = other`, the parameter alone would let go of the memory.
+        # As an array, because torch then refuses to resize the storage.
+        keep.append(tensor.detach().view(torch.uint8).numpy())
     return Program(core, _MemorySource(places, keep, unpatchable, module))
 
 
@@ -139,7 +142,7 @@ def from_numpy(
     Args:
         arrays: weights by name: float32, float16, or bfloat16 (as ml_dtypes.bfloat16, or as uint16
             bits together with `dtypes`); C-contiguous, writeable, in native byte order. The Program
-            keeps them.
+            keeps them, and they cannot be resized in place while it does.
         dtypes: "bf16" for the names of uint16 arrays that hold bfloat16 bits.
 
     Raises:
@@ -148,6 +151,7 @@ def from_numpy(
     """
     core = _core.Program()
     places: list[_Place] = []
+    keep: list[Any] = [dict(arrays)]
     for name, array in arrays.items():
         dtype = _numpy_dtype(name, array, (dtypes or {}).get(name))
         reason = _size_obstacle(array.shape)
@@ -161,7 +165,11 @@ def from_numpy(
             raise error_of("READ_ONLY", "the array is not writeable", tensor=name)
         core.add_tensor(name, dtype, array.shape, array.ctypes.data)
         places.append((name, _numpy_address(array), array.ctypes.data))
-    return Program(core, _MemorySource(places, [dict(arrays)], {}, None))
+        owner: Any = array
+        while isinstance(owner, np.ndarray):
+            keep.append(weakref.ref(owner))  # numpy then refuses to resize it
+            owner = owner.base
+    return Program(core, _MemorySource(places, keep, {}, None))
 
 
 _Place = tuple[str, Callable[[], int], int]
@@ -169,7 +177,11 @@ _Place = tuple[str, Callable[[], int], int]
 
 
 class _MemorySource:
-    """Weights in memory that Python objects own, and might have given up."""
+    """Weights in memory that Python objects own, and might have given up.
+
+    `keep` keeps that memory where it is: a weight that is replaced while a switch waits for the
+    gate, after the check, loses what the switch stores, but nothing else is written to.
+    """
 
     def __init__(
         self, places: list[_Place], keep: list[Any], unpatchable: Mapping[str, str], module: Any

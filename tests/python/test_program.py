@@ -495,9 +495,21 @@ def test_bfloat16_bits_in_uint16() -> None:
         from_numpy({"w": np.zeros(3, np.float32)}, dtypes={"w": "f16"})
 
 
-def test_an_array_that_was_resized_is_detached(model: Model) -> None:
+@pytest.mark.parametrize("name", ["the array", "what it is a view of"])
+def test_an_array_cannot_be_resized_below_a_program(name: str) -> None:
+    """A switch that waits would otherwise store into memory that was given back."""
+    whole = np.zeros(40, np.float32)
+    program = from_numpy({"w": whole if name == "the array" else whole[:30].reshape(5, 6)})
+    with pytest.raises(ValueError, match="resize"):
+        whole.resize(1 << 22, refcheck=False)
+    del program
+    whole.resize(1 << 22, refcheck=False)
+
+
+def test_an_array_with_other_memory_is_detached(model: Model) -> None:
     model.program.switch("fr")
-    model.arrays["b.bias"].resize(1 << 22, refcheck=False)
+    other = np.zeros(1 << 22, np.float16)
+    model.arrays["b.bias"].__setstate__(other.__reduce__()[2])  # type: ignore[attr-defined]
     with pytest.raises(AttachError, match=r"b\.bias") as caught:
         model.program.switch(None)
     assert caught.value.status == "DETACHED"

@@ -166,6 +166,16 @@ def test_memory_that_a_weight_has_left_is_kept() -> None:
     assert not is_mapped(address)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_weight_cannot_be_resized_below_a_program(dtype: Any) -> None:
+    """A switch that waits would otherwise store into memory that was given back."""
+    module = nn.Linear(8, 6, dtype=dtype)
+    assert set(from_torch(module).tensors) == {"weight", "bias"}
+    for resize in (module.weight.data.resize_, module.bias.untyped_storage().resize_):
+        with pytest.raises(RuntimeError, match="resiz"):
+            resize(1 << 22)
+
+
 def test_moving_nothing_is_fine(module: Any) -> None:
     program = switched(module)
     module.to(torch.float32).cpu().float()
