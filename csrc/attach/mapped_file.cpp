@@ -2,10 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attach/mapped_file.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -21,67 +18,23 @@
 namespace shira {
 namespace {
 
-/// What tells whether a file was rewritten in place.
-struct FileState {
-  uint64_t size_bytes = 0;
-  int64_t modified_s = 0;
-  int64_t modified_ns = 0;
-
-  bool operator==(const FileState& other) const {
-    return size_bytes == other.size_bytes && modified_s == other.modified_s &&
-           modified_ns == other.modified_ns;
-  }
-};
-
-/// The open file behind the regions of one attach. Holding it open keeps its inode from being
-/// reused by another file, whatever happens to the path.
-class SourceFile {
- public:
-  SourceFile(int descriptor, std::string path) : descriptor_(descriptor), path_(std::move(path)) {}
-  ~SourceFile() { close(descriptor_); }
-  SourceFile(const SourceFile&) = delete;
-  SourceFile& operator=(const SourceFile&) = delete;
-
-  int descriptor() const { return descriptor_; }
-  const std::string& path() const { return path_; }
-
-  Error error(Status status, std::string message) const {
-    return Error{status, std::move(message), path_, {}, kNoOffset};
-  }
-
-  Error system_error(const char* what, int code) const {
-    return error(code == ENOMEM || code == EAGAIN ? Status::OUT_OF_MEMORY : Status::IO_ERROR,
-                 std::string(what) + ": " + strerror(code));
-  }
-
-  Result<FileState> state() const {
-    struct stat status{};
-    if (fstat(descriptor_, &status) != 0) return system_error("fstat failed", errno);
-    return FileState{static_cast<uint64_t>(status.st_size), status.st_mtim.tv_sec,
-                     status.st_mtim.tv_nsec};
-  }
-
-  /// Asks the kernel by mapping a page: what it shows in /proc/self/maps need not be stat's answer.
-  Result<FileIdentity> identity() const {
-    void* probe = mmap(nullptr, page_bytes(), PROT_NONE, MAP_PRIVATE, descriptor_, 0);
-    if (probe == MAP_FAILED) return system_error("the file cannot be mapped", errno);
-    Result<ProcessMaps> maps = ProcessMaps::read();
-    munmap(probe, page_bytes());
-    if (!maps.ok()) return maps.error();
-    const MemoryArea* area = maps.value().find(reinterpret_cast<uintptr_t>(probe));
-    if (area == nullptr) return error(Status::IO_ERROR, "a new mapping of the file does not show");
-    return FileIdentity{area->device, area->inode};
-  }
-
- private:
-  const int descriptor_;
-  const std::string path_;
-};
+/// Asks the kernel by mapping a page: what it shows in /proc/self/maps need not be stat's answer.
+Result<FileIdentity> identity_of(const File& file) {
+  void* probe = mmap(nullptr, page_bytes(), PROT_NONE, MAP_PRIVATE, file.descriptor(), 0);
+  if (probe == MAP_FAILED) return file.system_error("the file cannot be mapped", errno);
+  Result<ProcessMaps> maps = ProcessMaps::read();
+  munmap(probe, page_bytes());
+  if (!maps.ok()) return maps.error();
+  const MemoryArea* area = maps.value().find(reinterpret_cast<uintptr_t>(probe));
+  if (area == nullptr)
+    return file.error(Status::IO_ERROR, "a new mapping of the file does not show");
+  return FileIdentity{area->device, area->inode};
+}
 
 /// What the regions of one attach have in common.
 class Attachment {
  public:
-  Attachment(std::unique_ptr<const SourceFile> file, FileIdentity identity, FileState state)
+  Attachment(File file, FileIdentity identity, FileState state)
       : file_(std::move(file)), identity_(identity), state_(state) {}
   Attachment(const Attachment&) = delete;
   Attachment& operator=(const Attachment&) = delete;
@@ -99,15 +52,15 @@ class Attachment {
     }
   }
 
-  const SourceFile& file() const { return *file_; }
+  const File& file() const { return file_; }
 
   /// From now on these spans are this attachment's.
   void own(std::vector<PageSpan> spans) { spans_ = std::move(spans); }
 
   Result<void> check_unchanged() const {
-    SHIRA_ASSIGN(const FileState now, file_->state());
+    SHIRA_ASSIGN(const FileState now, file_.state());
     if (now == state_) return {};
-    return file_->error(Status::DETACHED, "the file was modified on disk after it was attached");
+    return file_.error(Status::DETACHED, "the file was modified on disk after it was attached");
   }
 
   /// Every area of [begin, end), a part of `span`, must still be the private, writable view of the
@@ -131,7 +84,7 @@ class Attachment {
       if (!area->readable || !area->writable) {
         return Error{Status::READ_ONLY,
                      "the mapping was made read-only after it was attached",
-                     file_->path(),
+                     file_.path(),
                      {},
                      expected_bytes};
       }
@@ -142,10 +95,10 @@ class Attachment {
 
  private:
   Error detached(uint64_t offset_bytes, std::string message) const {
-    return Error{Status::DETACHED, std::move(message), file_->path(), {}, offset_bytes};
+    return Error{Status::DETACHED, std::move(message), file_.path(), {}, offset_bytes};
   }
 
-  const std::unique_ptr<const SourceFile> file_;
+  const File file_;
   const FileIdentity identity_;
   const FileState state_;
   std::vector<PageSpan> spans_;
@@ -180,18 +133,9 @@ class MappedRegion final : public Region {
   Result<void> read_source(const uint8_t* data, uint64_t size_bytes, uint8_t* out) const override {
     SHIRA_ASSIGN(const uint64_t offset_bytes, file_offset(data, size_bytes));
     SHIRA_TRY(attachment_->check_unchanged());
-    uint64_t done_bytes = 0;
-    while (done_bytes < size_bytes) {
-      const ssize_t got =
-          pread(file_.descriptor(), out + done_bytes, static_cast<size_t>(size_bytes - done_bytes),
-                static_cast<off_t>(offset_bytes + done_bytes));
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0) return file_.system_error("the file cannot be read", errno);
-      if (got == 0)
-        return file_.error(Status::DETACHED, "the file was truncated while it was read");
-      done_bytes += static_cast<uint64_t>(got);
-    }
-    return {};
+    SHIRA_ASSIGN(const uint64_t done_bytes, file_.read_at(offset_bytes, size_bytes, out));
+    if (done_bytes == size_bytes) return {};
+    return file_.error(Status::DETACHED, "the file was truncated while it was read");
   }
 
   Result<void> hard_revert() override {
@@ -222,7 +166,7 @@ class MappedRegion final : public Region {
   }
 
   const std::shared_ptr<const Attachment> attachment_;
-  const SourceFile& file_;
+  const File& file_;
   const PageSpan span_;
 };
 
@@ -248,7 +192,7 @@ Error explain_not_mapped(Error error, const ProcessMaps& maps) {
 /// what has not taken its place yet is unmapped with this object.
 class Staging {
  public:
-  explicit Staging(const SourceFile& file) : file_(file) {}
+  explicit Staging(const File& file) : file_(file) {}
   ~Staging() {
     for (const Staged& staged : staged_) munmap(staged.memory, staged.size_bytes());
   }
@@ -308,7 +252,7 @@ class Staging {
     return file_.system_error("a copy-on-write mapping of the file cannot be made", errno);
   }
 
-  const SourceFile& file_;
+  const File& file_;
   std::vector<Staged> staged_;
 };
 
@@ -316,19 +260,10 @@ class Staging {
 
 Result<std::vector<TensorSpec>> attach_mapped_file(const std::string& path,
                                                    const std::vector<Anchor>& anchors) {
-  // A FIFO would block open() for ever without O_NONBLOCK, which regular files ignore.
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) {
-    return Error{Status::IO_ERROR,
-                 std::string("the file cannot be opened: ") + strerror(errno),
-                 path,
-                 {},
-                 kNoOffset};
-  }
-  auto source = std::make_unique<const SourceFile>(descriptor, path);
-  SHIRA_ASSIGN(const FileState state, source->state());
-  SHIRA_ASSIGN(const ProgramFile file, read_program_file(descriptor, path));
-  SHIRA_ASSIGN(const FileIdentity identity, source->identity());
+  SHIRA_ASSIGN(File source, File::open(path));
+  SHIRA_ASSIGN(const FileState state, source.state());
+  SHIRA_ASSIGN(const ProgramFile file, read_program_file(source));
+  SHIRA_ASSIGN(const FileIdentity identity, identity_of(source));
   SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read());
   Result<MappingPlan> plan = plan_mappings(file, anchors, maps, identity, page_bytes());
   if (!plan.ok()) return explain_not_mapped(std::move(plan.error()), maps);

@@ -2,12 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attach/program_file.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -128,28 +123,6 @@ Result<ProgramFile> parse_tables(const ProgramHead& head, const uint8_t* bytes, 
   return file;
 }
 
-/// Reads until `size_bytes` are there, the file ends or the system refuses.
-Result<uint64_t> read_from_start(int descriptor, uint64_t size_bytes, uint8_t* out,
-                                 const std::string& path) {
-  uint64_t done_bytes = 0;
-  while (done_bytes < size_bytes) {
-    const ssize_t got =
-        pread(descriptor, out + done_bytes, static_cast<size_t>(size_bytes - done_bytes),
-              static_cast<off_t>(done_bytes));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) {
-      return Error{Status::IO_ERROR,
-                   std::string("the file cannot be read: ") + strerror(errno),
-                   path,
-                   {},
-                   done_bytes};
-    }
-    if (got == 0) break;
-    done_bytes += static_cast<uint64_t>(got);
-  }
-  return done_bytes;
-}
-
 }  // namespace
 
 Result<ProgramFile> parse_program_file(const uint8_t* bytes, uint64_t size_bytes,
@@ -159,39 +132,24 @@ Result<ProgramFile> parse_program_file(const uint8_t* bytes, uint64_t size_bytes
   return parse_tables(head, bytes, size_bytes, label);
 }
 
-Result<ProgramFile> read_program_file(int descriptor, const std::string& path) {
-  struct stat status{};
-  if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
-    return Error{Status::IO_ERROR, "it is not a regular file", path, {}, kNoOffset};
-  }
-  const auto file_bytes = static_cast<uint64_t>(status.st_size);
+Result<ProgramFile> read_program_file(const File& file) {
+  SHIRA_ASSIGN(const FileState state, file.state());
   uint8_t head_bytes[kHeadBytes];
-  SHIRA_ASSIGN(const uint64_t head_size, read_from_start(descriptor, kHeadBytes, head_bytes, path));
-  SHIRA_ASSIGN(
-      const ProgramHead head,
-      parse_head(ByteReader(head_bytes, static_cast<size_t>(head_size)), file_bytes, path));
+  SHIRA_ASSIGN(const uint64_t head_size, file.read_at(0, kHeadBytes, head_bytes));
+  SHIRA_ASSIGN(const ProgramHead head,
+               parse_head(ByteReader(head_bytes, static_cast<size_t>(head_size)), state.size_bytes,
+                          file.path()));
   SHIRA_ASSIGN(Array<uint8_t> tables,
                Array<uint8_t>::make(static_cast<size_t>(head.flatbuffer_end_bytes)));
-  SHIRA_ASSIGN(const uint64_t got,
-               read_from_start(descriptor, head.flatbuffer_end_bytes, tables.data(), path));
+  SHIRA_ASSIGN(const uint64_t got, file.read_at(0, head.flatbuffer_end_bytes, tables.data()));
   if (got != head.flatbuffer_end_bytes)
-    return truncated_program_file(path, head.flatbuffer_end_bytes, got);
-  return parse_tables(head, tables.data(), file_bytes, path);
+    return truncated_program_file(file.path(), head.flatbuffer_end_bytes, got);
+  return parse_tables(head, tables.data(), state.size_bytes, file.path());
 }
 
 Result<ProgramFile> read_program_file(const std::string& path) {
-  // A FIFO would block open() for ever without O_NONBLOCK, which regular files ignore.
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) {
-    return Error{Status::IO_ERROR,
-                 std::string("the file cannot be opened: ") + strerror(errno),
-                 path,
-                 {},
-                 kNoOffset};
-  }
-  Result<ProgramFile> file = read_program_file(descriptor, path);
-  close(descriptor);
-  return file;
+  SHIRA_ASSIGN(const File file, File::open(path));
+  return read_program_file(file);
 }
 
 }  // namespace shira

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/file.h"
 #include "base/result.h"
 
 namespace shira {
@@ -60,8 +61,8 @@ struct ProgramFile {
 /// shorter than it declares, IO_ERROR when it cannot be read.
 Result<ProgramFile> read_program_file(const std::string& path);
 
-/// The same for an open descriptor; `path` is for messages.
-Result<ProgramFile> read_program_file(int descriptor, const std::string& path);
+/// The same for an open file.
+Result<ProgramFile> read_program_file(const File& file);
 
 /// The same over a whole file's bytes, for tests and fuzzing.
 Result<ProgramFile> parse_program_file(const uint8_t* bytes, uint64_t size_bytes,

@@ -16,7 +16,7 @@
 
 namespace {
 
-/// How the next calls of read() behave; a test sets it and takes it back.
+/// How the next calls of pread() behave; a test sets it and takes it back.
 struct ReadBehaviour {
   size_t piece_bytes = 0;  // 0: as the system has it
   bool interrupted = false;
@@ -29,7 +29,7 @@ ReadBehaviour behaviour;
 }  // namespace
 
 /// Takes the place of the C library's in this program.
-extern "C" ssize_t read(int file, void* out, size_t size_bytes) {
+extern "C" ssize_t pread(int file, void* out, size_t size_bytes, off_t offset_bytes) {
   ++behaviour.call_count;
   if (behaviour.interrupted && behaviour.call_count % 2 == 1) {
     errno = EINTR;
@@ -46,7 +46,7 @@ extern "C" ssize_t read(int file, void* out, size_t size_bytes) {
       size_bytes = static_cast<size_t>(behaviour.ends_after_bytes);
     behaviour.ends_after_bytes -= static_cast<int64_t>(size_bytes);
   }
-  return syscall(SYS_read, file, out, size_bytes);
+  return syscall(SYS_pread64, file, out, size_bytes, offset_bytes);
 }
 
 namespace shira::testing {
@@ -94,7 +94,7 @@ TEST_F(OpenTest, TakesShortAndInterruptedReads) {
   behaviour.piece_bytes = 7;
   behaviour.interrupted = true;
   EXPECT_TRUE(AdapterFile::open(path_).ok());
-  EXPECT_GT(behaviour.call_count, 100) << "the premise: this read() was called";
+  EXPECT_GT(behaviour.call_count, 100) << "the premise: this pread() was called";
 }
 
 TEST_F(OpenTest, SaysWhenTheFileShrinksMeanwhile) {

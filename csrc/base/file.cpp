@@ -1,0 +1,60 @@
+// Opening without waiting, and reading however many calls the system makes of it.
+// SPDX-License-Identifier: Apache-2.0
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <system_error>
+
+namespace shira {
+
+Result<File> File::open(const std::string& path) {
+  // Without O_NONBLOCK, opening a FIFO waits for somebody to write to it.
+  int descriptor = -1;
+  do {
+    descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  } while (descriptor < 0 && errno == EINTR);
+  const int code = errno;
+  File file(descriptor, path);
+  if (descriptor < 0) return file.system_error("the file cannot be opened", code);
+  struct stat status{};
+  if (fstat(descriptor, &status) != 0)
+    return file.system_error("the file cannot be examined", errno);
+  if (!S_ISREG(status.st_mode)) return file.error(Status::IO_ERROR, "this is not a regular file");
+  return file;
+}
+
+File::~File() {
+  if (descriptor_ >= 0) close(descriptor_);
+}
+
+Result<FileState> File::state() const {
+  struct stat status{};
+  if (fstat(descriptor_, &status) != 0) return system_error("the file cannot be examined", errno);
+  return FileState{static_cast<uint64_t>(status.st_size), status.st_mtim.tv_sec,
+                   status.st_mtim.tv_nsec};
+}
+
+Result<uint64_t> File::read_at(uint64_t offset_bytes, uint64_t size_bytes, uint8_t* out) const {
+  uint64_t done_bytes = 0;
+  while (done_bytes < size_bytes) {
+    const ssize_t got =
+        pread(descriptor_, out + done_bytes, static_cast<size_t>(size_bytes - done_bytes),
+              static_cast<off_t>(offset_bytes + done_bytes));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return system_error("the file cannot be read", errno);
+    if (got == 0) break;
+    done_bytes += static_cast<uint64_t>(got);
+  }
+  return done_bytes;
+}
+
+Error File::system_error(const char* what, int code) const {
+  return error(code == ENOMEM || code == EAGAIN ? Status::OUT_OF_MEMORY : Status::IO_ERROR,
+               what + (": " + std::generic_category().message(code)));
+}
+
+}  // namespace shira
