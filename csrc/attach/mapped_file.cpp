@@ -14,6 +14,8 @@
 
 #include "attach/mapping_plan.h"
 #include "attach/program_file.h"
+#include "base/array.h"
+#include "base/file.h"
 
 namespace shira {
 namespace {
@@ -188,6 +190,45 @@ Error explain_not_mapped(Error error, const ProcessMaps& maps) {
   return error;
 }
 
+/// The bytes at `memory` must be the file's from `offset_bytes` on, as far as the file goes.
+Result<void> compare_with_file(const File& file, uint64_t offset_bytes, const uint8_t* memory,
+                               uint64_t size_bytes) {
+  constexpr uint64_t kChunkBytes = uint64_t{1} << 20;
+  SHIRA_ASSIGN(Array<uint8_t> chunk,
+               Array<uint8_t>::make(static_cast<size_t>(std::min(kChunkBytes, size_bytes))));
+  for (uint64_t done_bytes = 0; done_bytes < size_bytes; done_bytes += chunk.size()) {
+    const uint64_t wanted_bytes = std::min<uint64_t>(chunk.size(), size_bytes - done_bytes);
+    SHIRA_ASSIGN(const uint64_t got_bytes,
+                 file.read_at(offset_bytes + done_bytes, wanted_bytes, chunk.data()));
+    const uint8_t* begin = chunk.data();
+    const uint8_t* end = begin + got_bytes;
+    const uint8_t* difference = std::mismatch(begin, end, memory + done_bytes).first;
+    if (difference == end) continue;
+    Error error = file.error(
+        Status::BASE_MODIFIED,
+        "the program's memory differs from the file, as when it was attached before and let go "
+        "with an adapter active: load the program again");
+    error.offset_bytes = offset_bytes + done_bytes + static_cast<uint64_t>(difference - begin);
+    return error;
+  }
+  return {};
+}
+
+/// Replacing a mapping must not change what it shows. A shared read-only one shows the file; a
+/// private one may hold stores. REQUIRES: the span is mapped and readable according to `maps`.
+Result<void> check_shows_file(const ProcessMaps& maps, const PageSpan& span, const File& file) {
+  for (uintptr_t address = span.begin; address < span.end();) {
+    const MemoryArea* area = maps.find(address);
+    const uintptr_t end = std::min(area->end, span.end());
+    if (!area->shared) {
+      SHIRA_TRY(compare_with_file(file, span.file_offset_bytes + (address - span.begin),
+                                  reinterpret_cast<const uint8_t*>(address), end - address));
+    }
+    address = end;
+  }
+  return {};
+}
+
 /// Private mappings of the spans at addresses of their own. They take their places one by one, and
 /// what has not taken its place yet is unmapped with this object.
 class Staging {
@@ -267,6 +308,8 @@ Result<std::vector<TensorSpec>> attach_mapped_file(const std::string& path,
   SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read());
   Result<MappingPlan> plan = plan_mappings(file, anchors, maps, identity, page_bytes());
   if (!plan.ok()) return explain_not_mapped(std::move(plan.error()), maps);
+
+  for (const PageSpan& span : plan.value().spans) SHIRA_TRY(check_shows_file(maps, span, source));
 
   const auto attachment = std::make_shared<Attachment>(std::move(source), identity, state);
   Staging staging(attachment->file());

@@ -29,12 +29,14 @@ struct Anchor {
 /// Nothing is remapped unless all can be. NOT_MAPPED (nothing maps this file: the loader may have
 /// copied it into the heap), AMBIGUOUS, DETACHED (an anchor outside the file's mappings, or the
 /// file at `path` is another one by now), UNKNOWN_TENSOR (an anchor for a constant that the file
-/// does not name), NOT_SUPPORTED (attached already, or no constant is patchable), OUT_OF_MEMORY,
-/// and those of read_program_file().
+/// does not name), NOT_SUPPORTED (attached already, or no constant is patchable), BASE_MODIFIED
+/// (the mapping is private and no longer shows the file), OUT_OF_MEMORY, and those of
+/// read_program_file().
 ///
 /// The new mapping is never locked: a locked one would refuse to drop its pages and would fault
 /// every one of them in. It stays private until the program itself unmaps it; when the last of the
-/// tensors' regions is gone it becomes read-only, as it is by then, and may be attached again.
+/// tensors' regions is gone it becomes read-only, as it is by then. It may be attached again unless
+/// an adapter was left in it, which a new mapping would take away unasked.
 /// REQUIRES: the program is not being unloaded meanwhile; forward passes may run.
 Result<std::vector<TensorSpec>> attach_mapped_file(const std::string& path,
                                                    const std::vector<Anchor>& anchors);

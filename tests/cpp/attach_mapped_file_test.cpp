@@ -359,8 +359,17 @@ TEST_F(AttachMappedFile, AProgramMayBeAttachedAgainWhenNobodyHoldsItsRegions) {
   Result<ProcessMaps> maps = ProcessMaps::read();
   EXPECT_FALSE(maps.value().find(reinterpret_cast<uintptr_t>(loaded.weight()))->writable);
 
+  // A new mapping would show the base again: weights must not change behind the program's back.
+  const Error error = attach_mapped_file(file_.path(), loaded.anchors()).error();
+  EXPECT_EQ(error.status, Status::BASE_MODIFIED);
+  EXPECT_EQ(error.offset_bytes, read_program_file(file_.path()).value().constants_offset_bytes + 5);
+  EXPECT_EQ(failure(), Status::BASE_MODIFIED);
+  EXPECT_FALSE(shows_file(loaded.weight(), 16));
+  ASSERT_EQ(mprotect(loaded.constants->pages(), page_, PROT_READ | PROT_WRITE), 0);
+  loaded.weight()[5] ^= 1;
+  ASSERT_EQ(mprotect(loaded.constants->pages(), page_, PROT_READ), 0);
   specs = attach();
-  EXPECT_TRUE(shows_file(loaded.weight(), 64 * page_)) << "a new attach begins with the base";
+  EXPECT_TRUE(shows_file(loaded.weight(), 64 * page_));
   void* pages = loaded.constants->pages();
   const size_t length = loaded.constants->length();
   loaded.constants->unload();
@@ -372,6 +381,32 @@ TEST_F(AttachMappedFile, AProgramMayBeAttachedAgainWhenNobodyHoldsItsRegions) {
   EXPECT_TRUE(maps.value().find(reinterpret_cast<uintptr_t>(pages))->writable)
       << "somebody else's memory was made read-only";
   munmap(pages, length);
+}
+
+TEST_F(AttachMappedFile, APrivateMappingThatShowsTheFileIsAttachedUpToItsLastByte) {
+  // Another loader's: private, read-only, and the last page goes on behind the end of the file.
+  LoadedPte loaded(file_.path());
+  const Load& constants = *loaded.constants;
+  const int descriptor = open(file_.path().c_str(), O_RDONLY);
+  const Result<ProcessMaps> maps = ProcessMaps::read();
+  const auto offset_bytes = static_cast<off_t>(
+      maps.value().find(reinterpret_cast<uintptr_t>(constants.pages()))->file_offset_bytes);
+  ASSERT_NE(mmap(constants.pages(), constants.length(), PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_FIXED, descriptor, offset_bytes),
+            MAP_FAILED);
+  close(descriptor);
+  uint8_t* last = loaded.weight() + 64 * page_ + 63;
+  const auto protect = [&](int protection) {
+    return mprotect(constants.pages(), constants.length(), protection) == 0;
+  };
+  last[0] ^= 1;
+  last[1] ^= 1;  // behind the end of the file
+  ASSERT_TRUE(protect(PROT_READ));
+  EXPECT_EQ(failure(), Status::BASE_MODIFIED);
+  ASSERT_TRUE(protect(PROT_READ | PROT_WRITE));
+  last[0] ^= 1;
+  ASSERT_TRUE(protect(PROT_READ));
+  EXPECT_EQ(attach().size(), 2U);
 }
 
 TEST_F(AttachMappedFile, ReadersNeverSeeAnythingButTheFile) {

@@ -106,7 +106,8 @@ SHIRA_API shira_status shira_adapter_get_tensor(const shira_adapter* adapter, ui
 typedef struct shira_program shira_program;
 
 SHIRA_API shira_status shira_program_create(shira_program** program, shira_error* error);
-/* Weights stay as they are: switch to the base first if that is what you want. */
+/* Weights stay as they are: switch to the base first if that is what you want. A file's mapping
+   becomes read-only again; with an adapter left in it, it cannot be attached any more. */
 SHIRA_API void shira_program_free(shira_program* program);
 
 /* Registers caller-owned memory: row-major, writable, alive and in place until the program is
@@ -123,7 +124,8 @@ typedef struct shira_anchor {
 
 /* Attaches to a program already loaded from `path` (.pte or .ptd) through a memory map: its mapping
    becomes private and writable, the file is never written. `anchors` may be NULL with count 0; they
-   settle which mapping is the program's where there are several. */
+   settle which mapping is the program's where there are several. SHIRA_STATUS_BASE_MODIFIED: it was
+   attached before and still shows an adapter; load the program again. */
 SHIRA_API shira_status shira_program_attach_file(shira_program* program, const char* path,
                                                  const shira_anchor* anchors, size_t anchor_count,
                                                  shira_error* error);
