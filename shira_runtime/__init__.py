@@ -35,7 +35,8 @@ from shira_runtime.errors import (
     UnsupportedError,
     UsageError,
 )
-from shira_runtime.program import Program, SwitchReport, TensorInfo, VerifyReport
+from shira_runtime.program import Program
+from shira_runtime.reports import SwitchReport, TensorInfo, VerifyReport
 from shira_runtime.sources import from_numpy, from_torch, load_program
 
 __all__ = [

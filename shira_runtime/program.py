@@ -7,78 +7,17 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from shira_runtime import _core
 from shira_runtime.adapter import Adapter
 from shira_runtime.errors import BaseMismatchError, error_of
+from shira_runtime.reports import SwitchReport, TensorInfo, VerifyReport
 
-__all__ = ["Members", "Program", "SwitchReport", "TensorInfo", "VerifyReport"]
+__all__ = ["Members", "Program", "Source"]
 
 Members = str | Mapping[str, float] | None
 """What to make active: nothing (the base), one adapter at scale 1, or adapters with scales."""
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One live weight.
-
-    Attributes:
-        dtype: "f32", "f16" or "bf16".
-        shape: row-major, as in the module (``[out, in]`` for a linear layer).
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class SwitchReport:
-    """What one switch did. Times are wall-clock nanoseconds.
-
-    Attributes:
-        tensors_matched: tensors written by the new state or restored from the old one.
-        elements_written: number of stores.
-        elements_changed: elements whose bits differ from before the switch.
-        bytes_written: bytes stored.
-        pages_touched: distinct memory pages with a store, summed over tensors.
-        wait_ns: until forward passes in flight had ended.
-        check_ns: memory still attached, base as expected, originals saved.
-        plan_ns: new values computed.
-        store_ns: weights written.
-        total_ns: all of it.
-        epoch: `Program.epoch` after the switch.
-    """
-
-    tensors_matched: int
-    elements_written: int
-    elements_changed: int
-    bytes_written: int
-    pages_touched: int
-    wait_ns: int
-    check_ns: int
-    plan_ns: int
-    store_ns: int
-    total_ns: int
-    epoch: int
-
-    def to_dict(self) -> dict[str, int]:
-        """All fields, for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What `Program.verify_base` compared, and found intact.
-
-    Attributes:
-        tensors_checked: number of tensors compared.
-        bytes_checked: number of bytes compared.
-    """
-
-    tensors_checked: int
-    bytes_checked: int
 
 
 class Source(Protocol):

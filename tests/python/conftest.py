@@ -13,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from cli_inputs import Files, Shira
+    from numpy_model import Model
 
 # Models come from installed packages; a test that reaches for a hub should fail at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -57,3 +58,11 @@ def files(tmp_path: Path) -> Files:
     from cli_inputs import Files
 
     return Files(tmp_path)
+
+
+@pytest.fixture
+def model() -> Model:
+    """A program over numpy arrays, with two adapters added."""
+    from numpy_model import Model
+
+    return Model()
