@@ -8,8 +8,9 @@
    2. Every function that can fail returns a shira_status and takes a shira_error* as last
       argument (may be NULL). The struct is owned by the caller, who sets struct_bytes =
       sizeof(shira_error) before; nothing is allocated for it.
-   3. Structs that cross the boundary start with struct_bytes, set by the caller; later versions
-      only append fields.
+   3. Structs that are passed by a pointer to one of them start with struct_bytes, set by the
+      caller; later versions only append fields. The elements of arrays (shira_anchor,
+      shira_member) have no such field and never change.
    4. Strings are UTF-8, NUL-terminated. Pointers returned by getters live as long as the object
       they came from.
    5. A program may be used from several threads; an adapter is immutable.
@@ -191,7 +192,11 @@ SHIRA_API shira_status shira_program_get_state(shira_program* program, shira_pro
 SHIRA_API shira_status shira_program_set_threads(shira_program* program, uint32_t count,
                                                  shira_error* error);
 
-/* Call around every forward pass, so that no weight changes under it. */
+/* Call around every forward pass, so that no weight changes under it; the two may come from
+   different threads. Between its own begin and end a thread must not call shira_program_switch,
+   _hard_revert, _add_tensor or _attach_file, which would wait for it for ever, nor _verify_base,
+   _remove_adapter or another begin, which would as soon as another thread waits to switch.
+   shira_program_try_switch answers SHIRA_STATUS_BUSY instead. */
 SHIRA_API shira_status shira_program_begin_forward(shira_program* program, shira_error* error);
 SHIRA_API shira_status shira_program_end_forward(shira_program* program, shira_error* error);
 
