@@ -221,7 +221,10 @@ Result<void> Program::add_tensors(std::vector<TensorSpec> specs) {
   return state_->weights.add(std::move(specs));
 }
 
-const std::vector<TensorSpec>& Program::tensors() const { return state_->weights.specs(); }
+std::vector<TensorSpec> Program::tensors() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return state_->weights.specs();
+}
 
 Result<std::string> Program::add_adapter(std::shared_ptr<const AdapterFile> file,
                                          const AddOptions& options) {

@@ -84,8 +84,8 @@ class Program {
   /// The same for many: all of them or none.
   Result<void> add_tensors(std::vector<TensorSpec> specs);
 
-  /// In the order in which they were added. Not to be called while another thread adds tensors.
-  const std::vector<TensorSpec>& tensors() const;
+  /// In the order in which they were added.
+  std::vector<TensorSpec> tensors() const;
 
   /// Binds an adapter by exact tensor names; nothing is written. UNKNOWN_TENSOR (also when none
   /// matches), SHAPE_MISMATCH, DTYPE_MISMATCH, SHARED_STORAGE, UNVERIFIED_BASE, DUPLICATE_NAME.

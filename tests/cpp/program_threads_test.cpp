@@ -200,5 +200,25 @@ TEST_F(BusyProgram, ForwardsNeverSeeHalfASwitch) {
   EXPECT_EQ(torn, 0);
 }
 
+TEST(BusyProgram, TensorsMayBeListedWhileOthersAreAdded) {
+  constexpr size_t kCount = 300;
+  Model model;
+  for (size_t i = 0; i < kCount; ++i) {
+    model.tensors.push_back(make_tensor("a tensor with a long name " + std::to_string(i),
+                                        Dtype::f32, {1}, encode_values(Dtype::f32, {1})));
+  }
+  Program program;
+  std::future<void> adding = std::async(std::launch::async, [&] { model.register_with(&program); });
+  size_t seen = 0;
+  while (seen < kCount) {
+    seen = 0;
+    for (const TensorSpec& spec : program.tensors()) {
+      ASSERT_EQ(spec.name, model.tensors[seen].name);
+      ++seen;
+    }
+  }
+  adding.wait();
+}
+
 }  // namespace
 }  // namespace shira::testing
