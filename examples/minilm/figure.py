@@ -30,7 +30,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     scores.set_xticks(range(len(states)), list(states))
     scores.set_ylabel("mean reciprocal rank")
     scores.set_title("One live ExecuTorch program, adapters switched in place")
-    scores.legend(loc="lower right")
+    scores.set_ylim(0, 1)
+    scores.legend(loc="upper right")
 
     arms = results["switch_times"]["arms"]
     names = list(arms)
@@ -40,7 +41,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     )
     times.bar_label(bars, [f" {median:.2f} ms" for median in medians])
     times.set_xscale("log")
-    times.set_xlim(right=max(medians) * 6)
+    times.set_xlim(min(medians) / 6, max(medians) * 6)
     times.invert_yaxis()
     times.set_xlabel("median milliseconds, log scale")
     times.set_title("Exchange adapter A for B")
