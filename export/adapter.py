@@ -99,10 +99,11 @@ def export_adapter(
         >>> report.entry_count, report.bytes_per_entry  # doctest: +SKIP
     """
     source, output = Path(source), Path(output)
+    base_path = None if base is None else Path(base)
     _check_options(dtype, values, index, scale, base is not None)
     check_output(output, force)
     checkpoint = read_checkpoint(source)
-    opened_base = None if base is None else Base(Path(base), dtype)
+    opened_base = None if base_path is None else Base(base_path, dtype)
     settings = _Settings(
         scale=scale,
         dtype=dtype,
@@ -115,9 +116,7 @@ def export_adapter(
     )
     result = _compute_all(checkpoint, opened_base, settings)
     adapter_name = name or output.stem
-    metadata = adapter_metadata(
-        checkpoint, opened_base.path if opened_base else None, license_name, description
-    )
+    metadata = adapter_metadata(checkpoint, base_path, license_name, description)
     tensors = [computed.tensor for computed in result.computed]
     image = build_adapter(adapter_name, tensors, metadata, index)
     write_output(output, image.content, force)
@@ -128,13 +127,10 @@ def export_adapter(
         name=adapter_name,
         source=source,
         source_format=checkpoint.source_format,
-        base=opened_base.path if opened_base else None,
+        base=base_path,
         kind=tensors[0].kind,
         scale=scale,
-        tensors=tuple(
-            _tensor_report(computed, image.streams[computed.tensor.name])
-            for computed in sorted(result.computed, key=lambda c: c.tensor.name.encode())
-        ),
+        tensors=_tensor_reports(result.computed, image.streams),
         matches=tuple(result.matches),
         skipped=tuple(result.skipped),
         unchanged_count=result.unchanged_count,
@@ -309,6 +305,14 @@ def _check_options(
         raise ValueError(f"scale is {scale}, expected a finite number")
     if is_bound and values is not None:
         raise ValueError("values is for adapters without a base: targets have the base's type")
+
+
+def _tensor_reports(
+    computed: Sequence[ComputedTensor], streams: Mapping[str, IndexStream]
+) -> tuple[TensorReport, ...]:
+    """Describe the tensors in the order of the file."""
+    in_order = sorted(computed, key=lambda c: c.tensor.name.encode())
+    return tuple(_tensor_report(c, streams[c.tensor.name]) for c in in_order)
 
 
 def _tensor_report(computed: ComputedTensor, stream: IndexStream) -> TensorReport:

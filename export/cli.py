@@ -18,6 +18,7 @@ from rich.progress import Progress as ProgressBar
 
 from .adapter import Progress, export_adapter
 from .errors import ExportError
+from .report import ExportReport
 from .shapes import parse_shapes
 
 FloatType = Literal["f32", "f16", "bf16"]
@@ -113,32 +114,46 @@ def export_command(
     Exit codes: 0 written, 1 an input was refused and nothing was written, 2 misuse.
     """
     words = Console(stderr=True, soft_wrap=True, highlight=False)
+    with _refusals(words), _progress_bar(words) as progress:
+        report = export_adapter(
+            source,
+            output,
+            base=base,
+            dtype=dtype,
+            values=values,
+            index=index,
+            scale=scale,
+            shapes=parse_shapes(shapes or ()),
+            renames=[_parse_rename(argument) for argument in rename or ()],
+            max_density=max_density,
+            allow_skipped=allow_skipped,
+            force=force,
+            name=name,
+            license_name=license_name,
+            description=description,
+            progress=progress,
+        )
+    _print_report(report, words, show_all, as_json)
+
+
+def main() -> None:
+    """Run the command; the entry point of the console script."""
+    app(prog_name="shira-export")
+
+
+@contextlib.contextmanager
+def _refusals(words: Console) -> Iterator[None]:
+    """Make exit codes of what is refused."""
     try:
-        renames = [_parse_rename(argument) for argument in rename or ()]
-        with _progress_bar(words) as progress:
-            report = export_adapter(
-                source,
-                output,
-                base=base,
-                dtype=dtype,
-                values=values,
-                index=index,
-                scale=scale,
-                shapes=parse_shapes(shapes or ()),
-                renames=renames,
-                max_density=max_density,
-                allow_skipped=allow_skipped,
-                force=force,
-                name=name,
-                license_name=license_name,
-                description=description,
-                progress=progress,
-            )
+        yield
     except (ExportError, OSError) as error:
         words.print(f"shira-export: {error}", markup=False, style="red")
         raise typer.Exit(1) from None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def _print_report(report: ExportReport, words: Console, show_all: bool, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2))
         for note in report.notes:
@@ -147,11 +162,6 @@ def export_command(
         # Without a terminal there is no width to fit into, and lines are easier to search.
         width = None if sys.stdout.isatty() else _FILE_WIDTH
         Console(highlight=False, width=width).print(report.render(show_all))
-
-
-def main() -> None:
-    """Run the command; the entry point of the console script."""
-    app(prog_name="shira-export")
 
 
 def _parse_rename(argument: str) -> tuple[str, str]:

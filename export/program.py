@@ -20,8 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,11 +35,18 @@ from executorch.exir import (
 from executorch.exir.lowered_backend_module import get_lowered_submodules
 from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.schema import ExtraTensorInfo, TensorDataLocation
-from torch import Tensor, nn
+from torch import nn
 
 from .errors import ExportError
 from .output import check_output, write_output
-from .program_file import NAME_MAP_METHOD, ProgramTensor, read_program_tensors, shared_storage
+from .program_checks import (
+    check_layout,
+    check_name_map,
+    missing_parameters,
+    named_tensors,
+    shared_groups,
+)
+from .program_file import NAME_MAP_METHOD, ProgramTensor, read_program_tensors
 
 __all__ = ["Backend", "ProgramReport", "export_program", "program_command"]
 
@@ -143,7 +149,7 @@ def export_program(
     if module.training:
         raise ExportError("the module is in training mode; call .eval() before the export")
     names = dict(name_map or {})
-    _check_name_map(module, names)
+    check_name_map(module, names)
 
     with tempfile.TemporaryDirectory(prefix="shira-program-") as folder:
         written = Path(folder, "program.pte")
@@ -156,13 +162,17 @@ def export_program(
             if not written_data.exists():
                 raise ExportError(f"no constant is left for {data_path}")
             tensors |= _placed(written_data, data_path)
-        _check_layout(tensors)
-        shared = _shared_groups(module, tensors, allow_shared)
+        check_layout(tensors)
+        shared = shared_groups(module, tensors, allow_shared)
         # Constants that the compiler made, such as the 2 in 2 * x, count only where they share.
-        known = {name for name, _ in _named_tensors(module)}
+        known = {name for name, _ in named_tensors(module)}
         tensors = {name: tensor for name, tensor in tensors.items() if name in known}
-        missing = _missing_parameters(
-            module, tensors, {output: written, data_path: written_data}, lowered, shared
+        missing = missing_parameters(
+            module,
+            tensors,
+            {output: written, data_path: written_data},
+            {*lowered.delegated, *lowered.unused},
+            shared,
         )
         if missing and not allow_missing:
             raise ExportError(
@@ -343,92 +353,6 @@ def _module_names(signature: Any) -> dict[str, str]:
 def _placed(written: Path, final: Path) -> dict[str, ProgramTensor]:
     found = read_program_tensors(written, include_unnamed=True)
     return {name: replace(tensor, file=final) for name, tensor in found.items()}
-
-
-def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer under each of its names."""
-    yield from module.named_parameters(remove_duplicate=False)
-    yield from module.named_buffers(remove_duplicate=False)
-
-
-def _check_layout(tensors: Mapping[str, ProgramTensor]) -> None:
-    permuted = [tensor for tensor in tensors.values() if not tensor.is_contiguous]
-    if permuted:
-        listed = ", ".join(f"{tensor.name} {tensor.dim_order}" for tensor in permuted)
-        raise ExportError(
-            "these tensors are not row-major in the program, so an adapter's flat indices would"
-            f" address other elements: {listed}; call"
-            " module.to(memory_format=torch.contiguous_format) before the export"
-        )
-
-
-def _shared_groups(
-    module: nn.Module, tensors: Mapping[str, ProgramTensor], allow_shared: bool
-) -> tuple[tuple[str, ...], ...]:
-    """Groups of names with one storage: in the written files, or tied in the module."""
-    aliases: dict[Tensor, list[str]] = defaultdict(list)
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    for name, parameter in parameters.items():
-        aliases[parameter].append(name)
-    tied = {name: set(group) for group in aliases.values() for name in group}
-    groups = [set(group) for group in shared_storage(tensors.values())]
-    for group in groups:
-        for name in tuple(group):
-            group |= tied.get(name, set())
-    in_file = set().union(*groups) if groups else set()
-    groups += [set(g) for g in aliases.values() if len(g) > 1 and not in_file.intersection(g)]
-    known = {name for name, _ in _named_tensors(module)}
-    shared = tuple(sorted(tuple(sorted(group)) for group in groups if group & known))
-
-    def is_trained(name: str) -> bool:
-        parameter = parameters.get(name)
-        return parameter is not None and parameter.is_floating_point() and parameter.dim() >= 2
-
-    refused = [group for group in shared if any(is_trained(name) for name in group)]
-    if refused and not allow_shared:
-        raise ExportError(
-            "ExecuTorch stores equal contents once, so a write to one of these tensors would change"
-            f" the others: {'; '.join(' = '.join(group) for group in refused)}"
-            " (allow_shared lists them instead; do that only if no adapter touches them)"
-        )
-    return shared
-
-
-def _missing_parameters(
-    module: nn.Module,
-    tensors: Mapping[str, ProgramTensor],
-    written: Mapping[Path | None, Path],
-    lowered: _Lowered,
-    shared: Iterable[tuple[str, ...]],
-) -> tuple[str, ...]:
-    """Parameters that should be in the program and are not, or not with the module's bytes."""
-    excused = {*lowered.delegated, *lowered.unused}
-    for group in shared:  # of tied parameters the program knows one name
-        if excused.union(tensors).intersection(group):
-            excused.update(name for name in group if name not in tensors)
-    missing = []
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        tensor = tensors.get(name)
-        if tensor is None:
-            if name not in excused and parameter.numel():
-                missing.append(name)
-            continue
-        stored = replace(tensor, file=written[tensor.file]).read()
-        content = parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        if stored.tobytes() != content.tobytes() or stored.shape != tuple(parameter.shape):
-            missing.append(name)
-    return tuple(missing)
-
-
-def _check_name_map(module: nn.Module, name_map: Mapping[str, str]) -> None:
-    known = {name for name, _ in _named_tensors(module)}
-    unknown = sorted(set(name_map) - known)
-    if unknown:
-        raise ExportError(f"the name map has names that the module lacks: {unknown[:5]}")
-    training = [name_map.get(name, name) for name in known]
-    if len(set(training)) != len(training):
-        twice = sorted({name for name in training if training.count(name) > 1})
-        raise ExportError(f"the name map gives one name to several tensors: {twice[:5]}")
 
 
 def _new_file(path: str | Path, suffix: str, force: bool) -> Path:

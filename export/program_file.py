@@ -118,7 +118,10 @@ class ProgramTensor:
         )
         if values.size != count:
             raise self._error(f"expected {count} values, found {values.size}")
-        return values.reshape(self.shape)
+        try:
+            return values.reshape(self.shape)
+        except ValueError:  # no values, but extents whose product is too large for numpy
+            raise self._error(f"has the impossible shape {self.shape}") from None
 
     def _error(self, problem: str) -> ProgramFormatError:
         return ProgramFormatError(self.file, self.offset_bytes, f"tensor {self.name}: {problem}")

@@ -103,6 +103,13 @@ class ExportReport:
     notes: tuple[str, ...]
     metadata: dict[str, Any]
 
+    def __repr__(self) -> str:
+        # The fields of a large adapter would fill pages.
+        return (
+            f"ExportReport({self.name!r}: {len(self.tensors)} tensors, {self.entry_count} entries,"
+            f" {self.file_bytes} bytes)"
+        )
+
     @property
     def entry_count(self) -> int:
         """Entries of all tensors."""

@@ -662,3 +662,5 @@ def test_the_report_adds_up(tmp_path: Path, adapter: Path) -> None:
     assert report.bound_bytes_per_entry == pytest.approx(expected)
     assert tensor.index_sizes_bytes[tensor.index_codec] == tensor.index_bytes
     assert read_shb(tmp_path / "a.shb")["content_digest"] == report.content_digest
+    summary = f"ExportReport('a': 1 tensors, {NNZ} entries, {report.file_bytes} bytes)"
+    assert repr(report) == str(report) == summary

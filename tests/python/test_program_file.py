@@ -343,7 +343,7 @@ def test_shared_storage_finds_every_overlap():
     assert shared_storage(chain) == [("a", "b", "c")]
 
 
-def test_permuted_values_are_not_read(tmp_path):
+def test_values_that_are_not_as_described_are_not_read(tmp_path):
     path = tmp_path / "raw"
     path.write_bytes(np.arange(6, dtype=np.uint8).tobytes())
     permuted = ProgramTensor("w", "uint8", (2, 3), (1, 0), 0, 6, path)
@@ -352,3 +352,17 @@ def test_permuted_values_are_not_read(tmp_path):
     cut = ProgramTensor("w", "uint8", (2, 4), (0, 1), 0, 8, path)
     with pytest.raises(ProgramFormatError, match="expected 8 values, found 6"):
         cut.read()
+    huge = ProgramTensor("w", "uint64", (2**31 - 1, 2**31 - 1, 0), (0, 1, 2), 0, 0, path)
+    with pytest.raises(ProgramFormatError, match="impossible shape"):
+        huge.read()
+    unknown = ProgramTensor("w", "the unknown dtype code 9", (6,), (0,), 0, 6, path)
+    with pytest.raises(ProgramFormatError, match="the unknown dtype code 9"):
+        unknown.read()
+
+
+def test_dimensions_of_one_element_may_stand_anywhere(tmp_path):
+    path = tmp_path / "raw"
+    path.write_bytes(bytes(range(6)))
+    column = ProgramTensor("w", "uint8", (2, 1, 3), (1, 0, 2), 0, 6, path)
+    assert column.is_contiguous
+    assert column.read().tolist() == [[[0, 1, 2]], [[3, 4, 5]]]

@@ -6,42 +6,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from _models import load_forward, tensor_bytes, torch
+from _style import PICTURE, PIXELS, TOLERANCE, largest_difference, paint_original
 
-pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
+from examples.style import network
+from shira_runtime.export.program import export_program
 
-from examples.style import network  # noqa: E402
-from shira_runtime.export.program import export_program  # noqa: E402
-
-PIXELS = 48
 STYLES = range(network.STYLE_COUNT)
-# The original computes in another order; the largest difference seen between the two is 1e-4.
-TOLERANCE = 5e-4
 
 
 @pytest.fixture(scope="module")
-def picture():
-    return network.reference_picture(PIXELS)
-
-
-@pytest.fixture(scope="module")
-def originals(picture):
+def originals():
     """What the original network paints, style by style: (1, 3, PIXELS, PIXELS) each."""
-    session = onnxruntime.InferenceSession(network.weights_path())
-    weights = np.eye(network.STYLE_COUNT, dtype=np.float32)
-    feeds = [{"image": picture.numpy(), "style_weights": weights[style]} for style in STYLES]
-    return [torch.from_numpy(session.run(None, feed)[0]) for feed in feeds]
+    return [paint_original({style: 1.0}) for style in STYLES]
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory, picture):
+def exported(tmp_path_factory):
     """The report of style 0 exported for the portable kernels."""
     path = tmp_path_factory.mktemp("style") / "style.pte"
-    return export_program(network.load_network(0), (picture,), path)
-
-
-def largest_difference(first, second) -> float:
-    return float((first - second).abs().max())
+    return export_program(network.load_network(0), (PICTURE,), path)
 
 
 def test_the_styles_are_apart(originals):
@@ -76,16 +59,15 @@ def test_styles_that_do_not_exist_are_refused(style):
 
 
 def test_the_picture_is_the_same_everywhere():
-    picture = network.reference_picture(PIXELS)
-    assert picture.shape == (1, 3, PIXELS, PIXELS)
-    assert picture.dtype == torch.float32
-    assert 0.0 <= float(picture.min()) < 0.2 < 0.8 < float(picture.max()) <= 1.0
-    assert tensor_bytes(picture) == tensor_bytes(network.reference_picture(PIXELS))
+    assert PICTURE.shape == (1, 3, PIXELS, PIXELS)
+    assert PICTURE.dtype == torch.float32
+    assert 0.0 <= float(PICTURE.min()) < 0.2 < 0.8 < float(PICTURE.max()) <= 1.0
+    assert tensor_bytes(PICTURE) == tensor_bytes(network.reference_picture(PIXELS))
 
 
-def test_the_module_paints_every_style_as_the_original_does(picture, originals):
+def test_the_module_paints_every_style_as_the_original_does(originals):
     for style in STYLES:
-        painted = network.load_network(style)(picture)
+        painted = network.load_network(style)(PICTURE)
         assert largest_difference(painted, originals[style]) < TOLERANCE
 
 
@@ -94,7 +76,7 @@ def test_every_value_of_the_program_can_be_switched(exported):
     assert (exported.shared, exported.missing, exported.unused) == ((), (), ())
 
 
-def test_the_program_paints_every_style_from_patched_bytes(exported, picture, originals, tmp_path):
+def test_the_program_paints_every_style_from_patched_bytes(exported, originals, tmp_path):
     base = exported.program_path.read_bytes()
     path = tmp_path / "patched.pte"
     for style in STYLES:
@@ -106,13 +88,13 @@ def test_the_program_paints_every_style_from_patched_bytes(exported, picture, or
             )
             stored[indices] = values
         path.write_bytes(content)
-        (painted,) = load_forward(path).execute([picture])
+        (painted,) = load_forward(path).execute([PICTURE])
         assert largest_difference(painted, originals[style]) < TOLERANCE
 
 
 @pytest.mark.slow
-def test_styles_stay_switchable_when_the_convolutions_are_delegated(picture, originals, tmp_path):
+def test_styles_stay_switchable_when_the_convolutions_are_delegated(originals, tmp_path):
     path = tmp_path / "delegated.pte"
-    report = export_program(network.load_network(0), (picture,), path, backend="xnnpack")
+    report = export_program(network.load_network(0), (PICTURE,), path, backend="xnnpack")
     assert set(report.tensors) == set(network.style_difference(1))
-    assert largest_difference(load_forward(path).execute([picture])[0], originals[0]) < TOLERANCE
+    assert largest_difference(load_forward(path).execute([PICTURE])[0], originals[0]) < TOLERANCE
