@@ -116,8 +116,11 @@ TEST_F(ProgramTest, ManyTensorsAreAddedAllOrNone) {
             Status::DUPLICATE_NAME);
   EXPECT_EQ(program_.add_tensors({other.spec(0), other.spec(0)}).error().status,
             Status::DUPLICATE_NAME);
-  EXPECT_EQ(program_.tensors().size(), 2U);
+  const auto& list = program_.tensors();
+  EXPECT_EQ(list.size(), 2U);
   EXPECT_TRUE(program_.add_tensors({other.spec(0)}).ok());
+  EXPECT_EQ(list.size(), 2U) << "a list that was handed out stays as it is";
+  EXPECT_EQ(program_.tensors().size(), 3U);
 }
 
 TEST_F(ProgramTest, TensorsComeBeforeAdapters) {

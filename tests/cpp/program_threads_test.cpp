@@ -200,7 +200,7 @@ TEST_F(BusyProgram, ForwardsNeverSeeHalfASwitch) {
   EXPECT_EQ(torn, 0);
 }
 
-TEST(BusyProgram, TensorsMayBeListedWhileOthersAreAdded) {
+TEST(GrowingProgram, TensorsMayBeListedWhileOthersAreAdded) {
   constexpr size_t kCount = 300;
   Model model;
   for (size_t i = 0; i < kCount; ++i) {
