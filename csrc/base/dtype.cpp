@@ -20,7 +20,5 @@ const char* dtype_name(Dtype dtype) {
 
 float f16_to_f32(uint16_t bits) { return widen_f16(bits); }
 float bf16_to_f32(uint16_t bits) { return widen_bf16(bits); }
-uint16_t f32_to_f16(float value) { return narrow_f16(value); }
-uint16_t f32_to_bf16(float value) { return narrow_bf16(value); }
 
 }  // namespace shira

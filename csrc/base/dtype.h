@@ -1,4 +1,4 @@
-// Element types of weights and values, and their conversion to and from float32.
+// Element types of weights and values, and their conversion to float32.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -20,10 +20,5 @@ const char* dtype_name(Dtype dtype);  // "f32", "f16", "bf16"
 /// Exact widening; every bit pattern has a float32 value (NaN stays NaN).
 float f16_to_f32(uint16_t bits);
 float bf16_to_f32(uint16_t bits);
-
-/// Rounding to nearest, ties to even; subnormals are kept, too large values become infinity, -0.0
-/// stays -0.0.
-uint16_t f32_to_f16(float value);
-uint16_t f32_to_bf16(float value);
 
 }  // namespace shira

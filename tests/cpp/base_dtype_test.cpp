@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/float_bits.h"
 
 namespace {
 
@@ -67,8 +68,8 @@ class DtypeTest : public ::testing::TestWithParam<Format> {};
 
 INSTANTIATE_TEST_SUITE_P(
     Formats, DtypeTest,
-    ::testing::Values(Format{"f16", 10, 15, shira::f16_to_f32, shira::f32_to_f16},
-                      Format{"bf16", 7, 127, shira::bf16_to_f32, shira::f32_to_bf16}),
+    ::testing::Values(Format{"f16", 10, 15, shira::f16_to_f32, shira::narrow_f16},
+                      Format{"bf16", 7, 127, shira::bf16_to_f32, shira::narrow_bf16}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST_P(DtypeTest, EveryPatternWidensExactlyAndComesBack) {
@@ -148,8 +149,8 @@ TEST(Dtype, NamesAndSizes) {
 }
 
 TEST(Dtype, NegativeZeroKeepsItsSign) {
-  EXPECT_EQ(shira::f32_to_f16(-0.0F), 0x8000);
-  EXPECT_EQ(shira::f32_to_bf16(-0.0F), 0x8000);
+  EXPECT_EQ(shira::narrow_f16(-0.0F), 0x8000);
+  EXPECT_EQ(shira::narrow_bf16(-0.0F), 0x8000);
   EXPECT_EQ(bits_of(shira::f16_to_f32(0x8000)), 0x80000000U);
   EXPECT_EQ(bits_of(shira::bf16_to_f32(0x8000)), 0x80000000U);
 }

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/float_bits.h"
 #include "base/process_maps.h"
 #include "format/adapter_file.h"
 #include "runtime/program.h"
@@ -252,7 +253,7 @@ inline void narrow(Dtype dtype, float value, uint8_t* element) {
     std::memcpy(element, &value, 4);
     return;
   }
-  const uint16_t half = dtype == Dtype::f16 ? f32_to_f16(value) : f32_to_bf16(value);
+  const uint16_t half = dtype == Dtype::f16 ? narrow_f16(value) : narrow_bf16(value);
   std::memcpy(element, &half, 2);
 }
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/float_bits.h"
 #include "base/hash.h"
 #include "format/adapter_file.h"
 
@@ -112,7 +113,7 @@ inline void pad_to(Bytes* bytes, size_t alignment) {
 inline Bytes encode_values(Dtype dtype, const std::vector<float>& values) {
   Bytes bytes;
   for (const float value : values) {
-    const uint16_t half = dtype == Dtype::f16 ? f32_to_f16(value) : f32_to_bf16(value);
+    const uint16_t half = dtype == Dtype::f16 ? narrow_f16(value) : narrow_bf16(value);
     if (dtype == Dtype::f32) {
       append(&bytes, &value, 4);
     } else {
