@@ -96,9 +96,10 @@ for step in $(1); do .ci/timed $$step $(MAKE) --no-print-directory $$step || fai
 echo "== make $@"; cat build/logs/summary.txt; exit $$failed
 endef
 
+TEST_STEPS := test-cpp test-python $(OTHER_PYTHONS:%=test-wheel-%)
 .PHONY: test
-test: setup ## every test: C++, Python, and the wheel on each other Python found
-	$(call run_steps,test-cpp test-python $(OTHER_PYTHONS:%=test-wheel-%))
+test: setup ## C++, Python, and the wheel on each other Python found
+	$(call run_steps,$(TEST_STEPS))
 
 .PHONY: test-cpp
 test-cpp: build/cpp/build.ninja
@@ -136,16 +137,19 @@ test-wheel-%: .venv-%/wheel
 	@cd build/outside && $(CURDIR)/.venv-$*/bin/pytest --rootdir=$(CURDIR) \
 	  -c $(CURDIR)/pyproject.toml -p no:cacheprovider $(CURDIR)/tests $(PYTEST_ARGS)
 
+# Everything that continuous integration tests.
+SANITIZERS := address,undefined thread
 .PHONY: test-full
-test-full: test test-sanitizers ## make test, the slow tests, and the C++ tests under sanitizers
-	@$(VENV)/bin/pytest -m slow $(PYTEST_ARGS)
+test-full: setup ## make test, the tests marked slow, and the C++ tests under sanitizers
+	$(call run_steps,$(TEST_STEPS) test-slow $(SANITIZERS:%=test-sanitizer-%))
 
-.PHONY: test-sanitizers
-test-sanitizers: test-sanitizer-address,undefined test-sanitizer-thread
+.PHONY: test-slow
+test-slow: setup
+	@$(VENV)/bin/pytest -m slow $(PYTEST_ARGS)
 
 test-sanitizer-%: setup
 	@cmake -S . -B build/cpp-$* -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSHIRA_BUILD_TESTS=ON \
-	  -DSHIRA_SANITIZE=$*
+	  -DSHIRA_SANITIZE=$* >/dev/null
 	@cmake --build build/cpp-$* -j $(JOBS)
 	@ctest --test-dir build/cpp-$* -j $(JOBS) --output-on-failure --no-tests=error --progress
 

@@ -22,9 +22,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The machine may be busy, so no deadline; a failing example is printed as a line to paste back.
-hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
-hypothesis.settings.register_profile("full", deadline=None, print_blob=True, max_examples=2000)
-hypothesis.settings.load_profile(os.environ.get("SHIRA_HYPOTHESIS_PROFILE", "default"))
+hypothesis.settings.register_profile("shira", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("shira")
 
 
 def pytest_report_header() -> list[str]:
