@@ -112,7 +112,7 @@ build/cpp/build.ninja: | setup
 
 .PHONY: test-python
 test-python: setup
-	@$(VENV)/bin/pytest $(PYTEST_ARGS)
+	@$(VENV)/bin/pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 # The wheel is built and installed as a user would do it, and tested from outside the tree. There is
 # no torch in these environments: the tests that need it are reported as skipped.
