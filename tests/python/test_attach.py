@@ -19,7 +19,15 @@ import numpy as np
 import pytest
 from shb_files import adapter_bytes, tensor_entries
 
-from shira_runtime import Adapter, AttachError, FormatError, UsageError, _core, load_program
+from shira_runtime import (
+    Adapter,
+    AttachError,
+    BaseMismatchError,
+    FormatError,
+    UsageError,
+    _core,
+    load_program,
+)
 
 models = pytest.importorskip("_models", exc_type=ImportError)
 torch = models.torch
@@ -133,7 +141,7 @@ def loaded_and_anchors(path: Path, data: Path | None = None) -> tuple[Any, list[
 
 
 def attach_status(path: Path, anchors: list[tuple[str, int]]) -> str:
-    with pytest.raises((AttachError, FormatError, UsageError)) as caught:
+    with pytest.raises((AttachError, BaseMismatchError, FormatError, UsageError)) as caught:
         _core.Program().attach_file(str(path), anchors)
     assert caught.value.file == str(path)
     assert caught.value.status is not None
@@ -287,11 +295,25 @@ def test_a_program_that_takes_no_more_tensors_leaves_the_mapping_free(
     core.switch_to([("wide", 1.0)], True)
     (patched,) = method.execute([wide_input()])
     assert not patched.equal(base)
-    # Without its Program the weights stay as they are; a new one begins with the base.
+    # Without their Program the weights stay as they are, and no new one takes the adapter away.
     del core
+    assert attach_status(path, anchors) == "BASE_MODIFIED"
     assert method.execute([wide_input()])[0].equal(patched)
-    _core.Program().attach_file(str(path), anchors)
-    assert method.execute([wide_input()])[0].equal(base)
+
+
+def test_a_program_left_at_the_base_may_be_attached_again(files: Files, tmp_path: Path) -> None:
+    path = copy_of(files.inline, tmp_path)
+    method, anchors = loaded_and_anchors(path)
+    (base,) = method.execute([wide_input()])
+    for _ in range(2):
+        core = _core.Program()
+        core.attach_file(str(path), anchors)
+        core.add_adapter(Adapter.open(files.adapter)._core, "", False, False)
+        core.switch_to([("wide", 1.0)], True)
+        assert not method.execute([wide_input()])[0].equal(base)
+        core.switch_to([], True)
+        del core
+        assert method.execute([wide_input()])[0].equal(base)
 
 
 def test_a_single_mapping_is_found_without_anchors(files: Files, tmp_path: Path) -> None:
