@@ -11,6 +11,8 @@ PYTHON ?= $(shell .ci/find-python 3.11 3 3.12 3.13 3.10)
 TORCH_SPEC ?= torch==2.13.0
 JOBS ?= $(shell nproc)
 PYTEST_ARGS ?=
+# Each holds torch, ExecuTorch and a model or two: over a gigabyte.
+PYTEST_WORKERS ?= 2
 # pip reads PIP_EXTRA_INDEX_URL from the environment or from make's command line by itself. Without
 # it pip takes PyTorch's default build, on Linux the one with CUDA; set it to PyTorch's CPU index.
 
@@ -112,7 +114,7 @@ build/cpp/build.ninja: | setup
 
 .PHONY: test-python
 test-python: setup
-	@$(VENV)/bin/pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+	@$(VENV)/bin/pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 # The wheel is built and installed as a user would do it, and tested from outside the tree. There is
 # no torch in these environments: the tests that need it are reported as skipped.
@@ -137,7 +139,6 @@ test-wheel-%: .venv-%/wheel
 	@cd build/outside && $(CURDIR)/.venv-$*/bin/pytest --rootdir=$(CURDIR) \
 	  -c $(CURDIR)/pyproject.toml -p no:cacheprovider $(CURDIR)/tests $(PYTEST_ARGS)
 
-# Everything that continuous integration tests.
 SANITIZERS := address,undefined thread
 .PHONY: test-full
 test-full: setup ## make test, the tests marked slow, and the C++ tests under sanitizers
