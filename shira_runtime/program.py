@@ -186,7 +186,8 @@ class Program:
         """Restore the base by dropping the memory's private pages, so that the file shows through.
 
         Frees the memory that switching has cost, undoes what anybody else has written, and makes
-        the next switch pay its page faults again.
+        the next switch pay its page faults again. Slow: it first compares every weight with the
+        file, so that the report and the epoch are exact.
 
         Raises:
             UsageError: NOT_SUPPORTED: the weights do not come from a mapped file.
