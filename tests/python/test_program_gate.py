@@ -53,7 +53,7 @@ def test_no_store_while_a_forward_is_in_flight(model: Model) -> None:
     forward.join(30)
     switch.join(30)
     assert outputs == ["done"]
-    assert reports[0].wait_ns > 0
+    assert reports[0].wait_ns > 1_000_000
     assert program.active == {"de": 1.0}
     assert model.bytes() != model.before
 
