@@ -32,6 +32,7 @@ from shira_runtime.errors import (
     FormatError,
     OutOfMemoryError,
     ShiraError,
+    SignatureError,
     UnsupportedError,
     UsageError,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "OutOfMemoryError",
     "Program",
     "ShiraError",
+    "SignatureError",
     "SwitchReport",
     "TensorInfo",
     "UnsupportedError",

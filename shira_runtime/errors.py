@@ -11,6 +11,7 @@ code is in ``status``; the classes are few, so that ``except`` clauses stay shor
         UnsupportedError              a file of another version
         BaseMismatchError             the adapter was not made for these weights
         AttachError                   the live memory cannot be patched, or is no longer there
+        SignatureError                a key is required, and the adapter's signature does not fit it
         FileError (OSError)           the operating system refused to read the file
         OutOfMemoryError (MemoryError)
 """
@@ -29,6 +30,7 @@ __all__ = [
     "FormatError",
     "OutOfMemoryError",
     "ShiraError",
+    "SignatureError",
     "UnsupportedError",
     "UsageError",
 ]
@@ -96,6 +98,10 @@ class BaseMismatchError(ShiraError):
 
 class AttachError(ShiraError):
     """The live memory is read-only, is not the one that was attached, or cannot be found."""
+
+
+class SignatureError(ShiraError):
+    """A public key is required, and the adapter is unsigned, signed otherwise, or not checkable."""
 
 
 class FileError(ShiraError, OSError):
