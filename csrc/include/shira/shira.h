@@ -62,7 +62,8 @@ typedef struct shira_error {
 typedef enum shira_dtype {
   SHIRA_DTYPE_F32 = 1,
   SHIRA_DTYPE_F16 = 2,
-  SHIRA_DTYPE_BF16 = 3
+  SHIRA_DTYPE_BF16 = 3,
+  SHIRA_DTYPE_FORCE_32_BIT = 0x7fffffff
 } shira_dtype;
 
 /* ---- adapters ---- */
