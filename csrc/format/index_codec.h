@@ -1,4 +1,4 @@
-// Index codecs: from a coded stream (docs/FORMAT.md section 10) to the positions it describes.
+// Index codecs: from a coded stream (docs/FORMAT.md section 9) to the positions it describes.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -10,31 +10,39 @@
 
 namespace shira {
 
-/// Numbers are those of docs/FORMAT.md.
-enum class IndexCodec : uint8_t { gaps8 = 1, gaps16 = 2, runs = 3, blocks8 = 4, blocks16 = 5 };
+/// Numbers are those of docs/FORMAT.md. The last three are rules (format/mask_rule.h), not lists.
+enum class IndexCodec : uint8_t {
+  gaps8 = 1,
+  gaps16 = 2,
+  rice = 3,
+  runs = 4,
+  structured = 5,
+  random = 6,
+  top_magnitude = 7
+};
 
-constexpr bool is_index_codec(uint8_t number) { return number >= 1 && number <= 5; }
-constexpr bool is_block_codec(IndexCodec codec) {
-  return codec == IndexCodec::blocks8 || codec == IndexCodec::blocks16;
-}
-const char* index_codec_name(IndexCodec codec);  // "gaps8", ...
+constexpr bool is_index_codec(uint8_t number) { return number >= 1 && number <= 7; }
+constexpr bool is_derived(IndexCodec codec) { return codec >= IndexCodec::structured; }
+const char* index_codec_name(IndexCodec codec);  // "gaps8", "gaps16", "rice", "runs", "struct", ...
 
-/// A coded stream and what its tensor says about it.
+/// A coded stream and what its row of the index table says about it.
 struct IndexStream {
   IndexCodec codec = IndexCodec::gaps8;
   ByteReader bytes;
-  uint32_t block_length = 0;   // index_param of the block codecs
-  uint64_t unit_count = 0;     // entries, runs or blocks
+  uint8_t rice_bits = 0;
+  uint32_t block_length = 0;
+  uint64_t unit_count = 0;     // blocks, runs, or 1 for a whole mask
   uint64_t entry_count = 0;    // nnz
   uint64_t element_count = 0;  // of the tensor
 };
 
+/// The fewest bytes that `stream.unit_count` units can take; the exact size of a derived codec.
+uint64_t least_index_bytes(const IndexStream& stream);
+
 /// Decodes and proves: strictly increasing, inside the tensor, the stream used to its last byte.
-/// Entry codecs give entries, the others runs; touching blocks become one run. Nothing is allocated
-/// before the stream is known to be long enough for its units. BAD_INDEX with the offset in the
-/// stream, OUT_OF_MEMORY. REQUIRES: 1 <= unit_count <= entry_count <= element_count <= 2^32 - 1;
-/// gaps: unit_count = entry_count; blocks: block_length >= 2 and entry_count = unit_count *
-/// block_length.
+/// Blocks of length 1 give entries; longer blocks and runs give runs, of which touching ones become
+/// one. BAD_INDEX with the offset in the stream, OUT_OF_MEMORY. REQUIRES: the codec is not derived,
+/// and the row of the index table was checked (counts agree, at least least_index_bytes()).
 Result<IndexList> decode_index(const IndexStream& stream);
 
 }  // namespace shira
