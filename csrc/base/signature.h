@@ -36,9 +36,10 @@ class Hasher256 {
 Result<Hash256> sha256(const void* bytes, size_t size_bytes);
 
 /// Success if and only if `signature` is `public_key`'s Ed25519 signature of the message (RFC 8032,
-/// pure), else BAD_SIGNATURE. Stricter than the RFC demands: an S that is not reduced, a key or R of
-/// small order, and a key that is not canonical are refused, so no second signature of a message
-/// can be made from a first one. There is no bool to forget: SHIRA_TRY is the whole check.
+/// pure), else BAD_SIGNATURE. As the RFC demands, an S that is not reduced is refused: with it
+/// anybody could make a second signature from a first. Beyond the RFC, a key or an R of small order
+/// is (such a key has signatures for all messages), and a key that is not canonical.
+/// There is no bool to forget: SHIRA_TRY is the whole check.
 Result<void> verify_ed25519(const PublicKey& public_key, const Signature& signature,
                             const void* message, size_t message_bytes);
 
