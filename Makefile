@@ -15,6 +15,9 @@ PYTEST_ARGS ?=
 SODIUM ?= AUTO
 # Each holds torch, ExecuTorch and a model or two: over a gigabyte.
 PYTEST_WORKERS ?= 2
+# Sanitizers and fuzzing: seconds for each fuzz target, and the compiler.
+FUZZ_SECONDS ?= 60
+CLANG ?= clang
 # pip reads PIP_EXTRA_INDEX_URL from the environment or from make's command line by itself. Without
 # it pip takes PyTorch's default build, on Linux the one with CUDA; set it to PyTorch's CPU index.
 
@@ -144,20 +147,48 @@ test-wheel-%: .venv-%/wheel
 	@cd build/outside && $(CURDIR)/.venv-$*/bin/pytest --rootdir=$(CURDIR) \
 	  -c $(CURDIR)/pyproject.toml -p no:cacheprovider $(CURDIR)/tests $(PYTEST_ARGS)
 
-SANITIZERS := address,undefined thread
 .PHONY: test-full
-test-full: setup ## make test, the tests marked slow, and the C++ tests under sanitizers
-	$(call run_steps,$(TEST_STEPS) test-slow $(SANITIZERS:%=test-sanitizer-%))
+test-full: setup ## make test, the tests marked slow, the sanitizers and the fuzzing of make fuzz
+	$(call run_steps,$(TEST_STEPS) test-slow $(SANITIZER_STEPS) fuzz)
 
 .PHONY: test-slow
 test-slow: setup
 	@$(VENV)/bin/pytest -m slow $(PYTEST_ARGS)
 
-test-sanitizer-%: setup
-	@cmake -S . -B build/cpp-$* -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSHIRA_BUILD_TESTS=ON \
-	  -DSHIRA_SANITIZE=$* >/dev/null
+# --- Sanitizers and fuzzing: one build with clang for the address and undefined-behaviour
+# sanitizers, which the C++ tests and the fuzz targets share, and one for the thread sanitizer.
+SANITIZER_STEPS := test-address test-thread
+FUZZ_TARGETS := fuzz_open fuzz_apply fuzz_index fuzz_pte fuzz_ptd
+SANITIZER_BUILD = cmake -S . -G Ninja -DCMAKE_C_COMPILER=$(CLANG) -DCMAKE_CXX_COMPILER=$(CLANG)++ \
+  -DCMAKE_BUILD_TYPE=None -DCMAKE_C_FLAGS=-O1 -DCMAKE_CXX_FLAGS=-O1 -DSHIRA_BUILD_TESTS=ON
+
+build/cpp-address/build.ninja: | setup
+	@$(SANITIZER_BUILD) -B build/cpp-address -DSHIRA_SANITIZE=address,undefined -DSHIRA_BUILD_FUZZ=ON
+
+build/cpp-thread/build.ninja: | setup
+	@$(SANITIZER_BUILD) -B build/cpp-thread -DSHIRA_SANITIZE=thread
+
+.PHONY: test-sanitizers test-address test-thread
+test-sanitizers: setup ## the C++ tests under the address, undefined-behaviour and thread sanitizers
+	$(call run_steps,$(SANITIZER_STEPS))
+
+test-address test-thread: test-%: build/cpp-%/build.ninja
 	@cmake --build build/cpp-$* -j $(JOBS)
 	@ctest --test-dir build/cpp-$* -j $(JOBS) --output-on-failure --no-tests=error --progress
+
+FUZZ = $(VENV)/bin/python tests/fuzz/run.py --programs build/cpp-address/tests/fuzz
+.PHONY: fuzz fuzz-smoke fuzz-corpus fuzz-build
+fuzz-build: build/cpp-address/build.ninja
+	@cmake --build build/cpp-address -j $(JOBS) --target fuzz_targets
+
+fuzz: fuzz-build ## fuzz each target for FUZZ_SECONDS; writes build/fuzz
+	@$(FUZZ) --seconds $(FUZZ_SECONDS) --jobs $(JOBS) $(FUZZ_TARGETS)
+
+fuzz-smoke: fuzz-build ## run the kept fuzz inputs, and some seconds of fuzzing
+	@$(FUZZ) --seconds 10 --jobs $(JOBS) $(FUZZ_TARGETS)
+
+fuzz-corpus: fuzz-build ## fuzz, and keep the smallest set of inputs that covers as much
+	@$(FUZZ) --seconds $(FUZZ_SECONDS) --jobs $(JOBS) --keep $(FUZZ_TARGETS)
 
 .PHONY: lint
 lint: setup ## every linter and type checker

@@ -1,0 +1,169 @@
+// Fuzz target: an adapter that opens, on weights of the shapes it asks for. Scales, stacks and
+// switches leave alone what the adapter does not name, and reverting restores every byte (law I1).
+// SPDX-License-Identifier: Apache-2.0
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "arena.h"
+#include "check.h"
+#include "format/adapter_file.h"
+#include "format/layout.h"
+#include "runtime/program.h"
+#include "shb_mutator.h"
+
+namespace shira::fuzz {
+namespace {
+
+using Bytes = std::vector<uint8_t>;
+
+class ArenaRegion final : public Region {
+ public:
+  Result<void> check(const ProcessMaps& /*maps*/, const uint8_t* /*data*/,
+                     uint64_t /*size_bytes*/) const override {
+    return {};
+  }
+};
+
+/// The weights of one input. Tensors stay where they are.
+struct Weights {
+  Arena& arena;
+  std::vector<TensorSpec> specs;
+  std::vector<Bytes> is_touched;  // by tensor and element, 0 or 1
+
+  /// False when the tensors are too large to try.
+  bool lay_out(const AdapterFile& file) {
+    arena.clear();
+    const auto region = std::make_shared<ArenaRegion>();
+    for (const AdapterTensor& tensor : file.tensors()) {
+      if (tensor.numel > Arena::kSizeBytes) return false;
+      uint8_t* data = arena.add(tensor.numel * dtype_bytes(tensor.dtype));
+      if (data == nullptr) return false;
+      specs.push_back({tensor.name, tensor.dtype, tensor.dims, data, region, {}});
+      Bytes touched(static_cast<size_t>(tensor.numel));
+      for (size_t i = 0; i < tensor.index.entries.size(); ++i) touched[tensor.index.entries[i]] = 1;
+      for (size_t i = 0; i < tensor.index.runs.size(); ++i) {
+        const Run& run = tensor.index.runs[i];
+        for (uint32_t k = 0; k < run.length; ++k) touched[run.start + k] = 1;
+      }
+      is_touched.push_back(std::move(touched));
+    }
+    return true;
+  }
+
+  void check_untouched_elements() const {
+    for (size_t t = 0; t < specs.size(); ++t) {
+      const size_t width = dtype_bytes(specs[t].dtype);
+      const uint8_t* pristine = arena.pristine_of(specs[t].data);
+      for (size_t i = 0; i < is_touched[t].size(); ++i) {
+        FUZZ_CHECK(is_touched[t][i] != 0 ||
+                   std::memcmp(specs[t].data + i * width, pristine + i * width, width) == 0);
+      }
+    }
+  }
+};
+
+/// The fingerprints that fit the weights of the arena, in a copy of the file: a mutated index would
+/// else never get past them.
+Bytes forge_fingerprints(const uint8_t* data, size_t size_bytes, const Weights& weights) {
+  Bytes bytes(data, data + size_bytes);
+  const ByteReader file(data, size_bytes);
+  const uint64_t table = file.u64(layout::section_row(layout::kTensors) + layout::section::kOffset);
+  for (size_t t = 0; t < weights.specs.size(); ++t) {
+    const TensorSpec& spec = weights.specs[t];
+    const size_t width = dtype_bytes(spec.dtype);
+    Hasher128 hasher;
+    for (size_t i = 0; i < weights.is_touched[t].size(); ++i) {
+      if (weights.is_touched[t][i] != 0) hasher.update(spec.data + i * width, width);
+    }
+    const Hash128 digest = hasher.digest();
+    std::memcpy(&bytes[table + t * layout::kTensorRowBytes + layout::tensor::kFingerprint],
+                digest.data(), digest.size());
+  }
+  seal(bytes.data(), bytes.size());
+  return bytes;
+}
+
+std::vector<Member> choose_members(std::minstd_rand& choices) {
+  static constexpr float kScales[] = {1.0F, 1.0F, 1.0F, 0.5F, -1.0F, 0.0F, 2.0F, -0.3F, 1e30F};
+  std::vector<Member> members;
+  if (choices() % 4 != 0) members.push_back({"first", kScales[choices() % 9]});
+  if (choices() % 2 != 0) members.push_back({"second", kScales[choices() % 9]});
+  return members;
+}
+
+/// Several switches; every failure must leave everything as it was (law I2).
+void switch_about(Program& program, const Weights& weights, std::minstd_rand& choices) {
+  const Bytes pristine = weights.arena.pristine();
+  std::vector<Member> last;
+  Bytes last_bytes = pristine;
+  for (int step = 0; step < 4; ++step) {
+    const std::vector<Member> members = choose_members(choices);
+    const auto report = program.switch_to(members);
+    const Bytes now = weights.arena.live();
+    if (!report.ok()) {
+      FUZZ_CHECK(report.error().status == Status::NON_FINITE_RESULT);
+      FUZZ_CHECK(now == last_bytes);
+      continue;
+    }
+    weights.check_untouched_elements();
+    last = members;
+    last_bytes = now;
+  }
+  FUZZ_CHECK(program.switch_to({}).ok());
+  FUZZ_CHECK(weights.arena.live() == pristine);
+  // From the base, straight to where several switches led (law I4).
+  FUZZ_CHECK(program.switch_to(last).ok());
+  FUZZ_CHECK(weights.arena.live() == last_bytes);
+  FUZZ_CHECK(program.switch_to({}).ok());
+  FUZZ_CHECK(weights.arena.live() == pristine);
+}
+
+void apply(const uint8_t* data, size_t size_bytes, Arena& arena) {
+  const auto file = AdapterFile::from_bytes(data, size_bytes, "fuzz.shb");
+  if (!file.ok()) return;
+  Weights weights{arena, {}, {}};
+  if (!weights.lay_out(*file.value())) return;
+  const Bytes pristine = arena.pristine();
+
+  // As it is: a fingerprint that does not fit is refused, and nothing is written.
+  Program program;
+  AddOptions options;
+  options.allow_unverified_base = true;
+  options.name = "first";
+  FUZZ_CHECK(program.add_tensors(weights.specs).ok());
+  FUZZ_CHECK(program.add_adapter(file.value(), options).ok());
+  const auto report = program.switch_to({{"first", 1.0F}});
+  if (!report.ok()) {
+    FUZZ_CHECK(report.error().status == Status::BASE_MISMATCH ||
+               report.error().status == Status::NON_FINITE_RESULT);
+    FUZZ_CHECK(arena.live() == pristine);
+  }
+  FUZZ_CHECK(program.switch_to({}).ok());
+  FUZZ_CHECK(arena.live() == pristine);
+  FUZZ_CHECK(program.remove_adapter("first").ok());
+
+  // With fingerprints that fit, twice, so that it can be stacked.
+  auto fitting = file;
+  if (file.value()->is_bound()) {
+    const Bytes forged = forge_fingerprints(data, size_bytes, weights);
+    fitting = AdapterFile::from_bytes(forged.data(), forged.size(), "forged.shb");
+    FUZZ_CHECK(fitting.ok());
+  }
+  for (const char* name : {"first", "second"}) {
+    options.name = name;
+    FUZZ_CHECK(program.add_adapter(fitting.value(), options).ok());
+  }
+  std::minstd_rand choices = choices_of(data, size_bytes);
+  switch_about(program, weights, choices);
+}
+
+}  // namespace
+}  // namespace shira::fuzz
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size_bytes) {
+  static shira::fuzz::Arena arena;
+  shira::fuzz::apply(data, size_bytes, arena);
+  return 0;
+}
