@@ -1,11 +1,8 @@
-// The C ABI over the classes: converts arguments, structs and errors; holds no logic of its own.
+// The C ABI of programs: converts arguments, structs and errors; holds no logic of its own.
 // SPDX-License-Identifier: Apache-2.0
 #include "shira/shira.h"
 
 #include <algorithm>
-#include <cstring>
-#include <memory>
-#include <new>
 #include <set>
 #include <string>
 #include <string_view>
@@ -14,96 +11,15 @@
 
 #include "attach/mapped_file.h"
 #include "attach/raw_span.h"
-#include "format/adapter_file.h"
+#include "capi/convert.h"
 #include "runtime/program.h"
-
-// Small strings and records come from the ordinary allocator, whose failure would end the process;
-// everything sized by a file or by the weights fails with SHIRA_STATUS_OUT_OF_MEMORY instead.
-
-struct shira_adapter {
-  std::shared_ptr<const shira::AdapterFile> file;
-};
-
-struct shira_program {
-  shira::Program program;
-};
 
 namespace {
 
+using namespace shira::capi;
 using shira::Error;
 using shira::Result;
 using shira::Status;
-
-// Copies as much of `text` as fits without cutting a UTF-8 sequence in two.
-template <size_t kCapacity>
-void copy_text(const std::string& text, char (&out)[kCapacity]) {
-  size_t count = std::min(text.size(), kCapacity - 1);
-  const auto continues = [&](size_t i) {
-    return (static_cast<unsigned char>(text[i]) & 0xC0U) == 0x80U;
-  };
-  while (count < text.size() && count > 0 && continues(count)) --count;
-  std::memcpy(out, text.data(), count);
-  out[count] = '\0';
-}
-
-// Copies a struct of this version into the caller's, which may be longer (a later version of the
-// header): what this library does not know is zeroed. REQUIRES: out->struct_bytes was checked by
-// fits().
-template <typename T>
-void copy_struct(const T& known, T* out) {
-  const size_t struct_bytes = out->struct_bytes;
-  std::memcpy(out, &known, sizeof(T));
-  out->struct_bytes = struct_bytes;
-  std::memset(reinterpret_cast<unsigned char*>(out) + sizeof(T), 0, struct_bytes - sizeof(T));
-}
-
-// Longer than any later version will be: a caller who says so forgot to set struct_bytes.
-constexpr size_t kMaxStructBytes = 65536;
-
-// The caller's struct has at least the fields of ABI version 1, which are all there are so far.
-template <typename T>
-bool fits(const T* out) {
-  return out->struct_bytes >= sizeof(T) && out->struct_bytes <= kMaxStructBytes;
-}
-
-shira_status fail(const Error& error, shira_error* out) {
-  if (out != nullptr && fits(out)) {
-    shira_error known{};
-    known.status = static_cast<shira_status>(error.status);
-    known.offset_bytes = error.offset_bytes;
-    copy_text(error.file, known.file);
-    copy_text(error.tensor, known.tensor);
-    copy_text(error.message, known.message);
-    copy_struct(known, out);
-  }
-  return static_cast<shira_status>(error.status);
-}
-
-shira_status invalid(const char* message, shira_error* out) {
-  return fail(Error{Status::INVALID_ARGUMENT, message}, out);
-}
-
-shira_status succeed(shira_error* out) { return fail(Error{}, out); }
-
-template <typename T>
-shira_status finish(const Result<T>& result, shira_error* out) {
-  return result.ok() ? succeed(out) : fail(result.error(), out);
-}
-
-// Hands a new object to the caller.
-template <typename T>
-shira_status give(T* object, T** out, shira_error* error) {
-  if (object == nullptr)
-    return fail(Error{Status::OUT_OF_MEMORY, "the object could not be allocated"}, error);
-  *out = object;
-  return succeed(error);
-}
-
-shira_status give_adapter(Result<std::shared_ptr<const shira::AdapterFile>> file,
-                          shira_adapter** adapter, shira_error* error) {
-  if (!file.ok()) return fail(file.error(), error);
-  return give(new (std::nothrow) shira_adapter{std::move(file.value())}, adapter, error);
-}
 
 shira_status give_report(const Result<shira::SwitchReport>& result, shira_switch_report* out,
                          shira_error* error) {
@@ -154,57 +70,6 @@ const char* shira_status_text(shira_status status) {
   return shira::status_text(static_cast<Status>(status));
 }
 
-// ---- adapters ----
-
-shira_status shira_adapter_open(const char* path, shira_adapter** adapter, shira_error* error) {
-  if (path == nullptr || adapter == nullptr) return invalid("path or adapter is NULL", error);
-  return give_adapter(shira::AdapterFile::open(path), adapter, error);
-}
-
-shira_status shira_adapter_open_memory(const void* bytes, size_t size_bytes, const char* label,
-                                       shira_adapter** adapter, shira_error* error) {
-  if (bytes == nullptr || adapter == nullptr) return invalid("bytes or adapter is NULL", error);
-  return give_adapter(
-      shira::AdapterFile::from_bytes(bytes, size_bytes, label == nullptr ? "<memory>" : label),
-      adapter, error);
-}
-
-void shira_adapter_free(shira_adapter* adapter) { delete adapter; }
-
-shira_status shira_adapter_get_info(const shira_adapter* adapter, shira_adapter_info* info,
-                                    shira_error* error) {
-  if (adapter == nullptr || info == nullptr) return invalid("adapter or info is NULL", error);
-  if (!fits(info)) return invalid("info->struct_bytes is not the size of the struct", error);
-  const shira::AdapterFile& file = *adapter->file;
-  shira_adapter_info known{};
-  known.name = file.name().c_str();
-  known.metadata_json = file.metadata_json().c_str();
-  known.tensor_count = static_cast<uint32_t>(file.tensors().size());
-  known.is_bound = file.is_bound() ? 1 : 0;
-  known.entry_count = file.entry_count();
-  known.file_bytes = file.file_bytes();
-  std::copy(file.content_digest().begin(), file.content_digest().end(), known.content_digest);
-  copy_struct(known, info);
-  return succeed(error);
-}
-
-shira_status shira_adapter_get_tensor(const shira_adapter* adapter, uint32_t tensor_index,
-                                      shira_tensor_info* info, shira_error* error) {
-  if (adapter == nullptr || info == nullptr) return invalid("adapter or info is NULL", error);
-  if (!fits(info)) return invalid("info->struct_bytes is not the size of the struct", error);
-  if (tensor_index >= adapter->file->tensors().size())
-    return invalid("tensor_index is out of range", error);
-  const shira::AdapterTensor& tensor = adapter->file->tensors()[tensor_index];
-  shira_tensor_info known{};
-  known.name = tensor.name.c_str();
-  known.dtype = static_cast<shira_dtype>(tensor.dtype);
-  known.rank = static_cast<uint32_t>(tensor.dims.size());
-  std::copy(tensor.dims.begin(), tensor.dims.end(), known.dims);
-  known.nnz = tensor.nnz();
-  copy_struct(known, info);
-  return succeed(error);
-}
-
 // ---- programs ----
 
 shira_status shira_program_create(shira_program** program, shira_error* error) {
@@ -250,6 +115,13 @@ shira_status shira_program_attach_file(shira_program* program, const char* path,
   return finish(program->program.add_tensors(std::move(specs.value())), error);
 }
 
+shira_status shira_program_require_signature(shira_program* program, const uint8_t* public_key,
+                                             shira_error* error) {
+  if (program == nullptr || public_key == nullptr)
+    return invalid("program or public_key is NULL", error);
+  return finish(program->program.require_signature(to_key(public_key)), error);
+}
+
 shira_status shira_program_add_adapter(shira_program* program, const shira_adapter* adapter,
                                        const char* name, uint32_t flags, shira_error* error) {
   if (program == nullptr || adapter == nullptr) return invalid("program or adapter is NULL", error);
@@ -259,7 +131,7 @@ shira_status shira_program_add_adapter(shira_program* program, const shira_adapt
   options.name = name == nullptr ? "" : name;
   options.allow_unverified_base = (flags & SHIRA_ALLOW_UNVERIFIED_BASE) != 0;
   options.allow_partial = (flags & SHIRA_ALLOW_PARTIAL) != 0;
-  return finish(program->program.add_adapter(adapter->file, options), error);
+  return finish(program->program.add_adapter(adapter->adapter, options), error);
 }
 
 shira_status shira_program_remove_adapter(shira_program* program, const char* name,

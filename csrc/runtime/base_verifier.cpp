@@ -7,54 +7,12 @@
 #include <numeric>
 #include <utility>
 
-#include "runtime/index_set.h"
+#include "runtime/base_reader.h"
 
 namespace shira {
 namespace {
 
 constexpr uint64_t kChunkBytes = uint64_t{1} << 20;  // a multiple of every element size
-
-// Copies a tensor's live bytes in ascending chunks, with the originals in the place of a patch's
-// values.
-class BaseReader {
- public:
-  BaseReader(const TensorSpec& spec, const Patch* patch)
-      : live_(spec.data),
-        element_bytes_(dtype_bytes(spec.dtype)),
-        originals_(patch == nullptr ? nullptr : patch->originals->data()),
-        entries_(patch == nullptr ? kNothing : *patch->positions->list),
-        runs_(patch == nullptr ? kNothing : *patch->positions->list) {}
-
-  void read(uint64_t offset_bytes, uint64_t size_bytes, uint8_t* out) {
-    std::memcpy(out, live_ + offset_bytes, size_bytes);
-    // One of the two is empty.
-    overlay(&entries_, offset_bytes / element_bytes_, size_bytes / element_bytes_, out);
-    overlay(&runs_, offset_bytes / element_bytes_, size_bytes / element_bytes_, out);
-  }
-
- private:
-  template <typename Cursor>
-  void overlay(Cursor* cursor, uint64_t first_index, uint64_t count, uint8_t* out) const {
-    const uint64_t end_index = first_index + count;
-    while (!cursor->done() && cursor->start() < end_index) {
-      const auto length =
-          static_cast<uint32_t>(std::min<uint64_t>(cursor->length(), end_index - cursor->start()));
-      std::memcpy(out + (cursor->start() - first_index) * element_bytes_,
-                  originals_ + cursor->offset() * element_bytes_, length * element_bytes_);
-      cursor->consume(length);
-    }
-  }
-
-  static const IndexList kNothing;
-
-  const uint8_t* live_;
-  size_t element_bytes_;
-  const uint8_t* originals_;
-  index_set::EntryCursor entries_;
-  index_set::RunCursor runs_;
-};
-
-const IndexList BaseReader::kNothing;
 
 // What one pass over a tensor found.
 struct Finding {
@@ -102,7 +60,7 @@ void compare_adapters(const std::vector<std::shared_ptr<BoundAdapter>>& adapters
                       const TensorSpec& spec, uint32_t tensor_index, const Finding& finding,
                       std::vector<ModifiedTensor>* modified) {
   for (const auto& adapter : adapters) {
-    if (!adapter->file->is_bound()) continue;
+    if (!adapter->source->is_bound) continue;
     for (const BoundTensor& bound : adapter->tensors) {
       if (bound.tensor_index != tensor_index || bound.source->base_digest == finding.base_digest)
         continue;

@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "runtime/base_reader.h"
 #include "runtime/element_ops.h"
 #include "runtime/index_set.h"
 
@@ -15,6 +16,12 @@ namespace {
 
 Result<void> check_match(const AdapterTensor& source, const TensorSpec& spec,
                          const std::string& file) {
+  if (!is_float(source.dtype)) {
+    return Error{Status::DTYPE_MISMATCH,
+                 std::string("the adapter holds integer codes (") + dtype_name(source.dtype) +
+                     ") for a quantized base; only f32, f16 and bf16 weights can be switched",
+                 file, source.name};
+  }
   if (source.dims != spec.dims) {
     std::vector<uint32_t> transposed(spec.dims.rbegin(), spec.dims.rend());
     const char* hint = source.dims == transposed ? " (transposed)" : "";
@@ -63,49 +70,139 @@ Error changed_since_saved(const Bytes& live, const Bytes& saved, size_t element_
                    element_text(saved) + ", found " + element_text(live)};
 }
 
+// The base's values at the positions. Under a patch at the same positions they are its originals.
+Result<std::shared_ptr<const Bytes>> base_at(const LiveWeights& live, const BoundTensor& bound) {
+  const TensorSpec& spec = live.table.specs()[bound.tensor_index];
+  const IndexList& list = *bound.positions->list;
+  const size_t element_bytes = dtype_bytes(spec.dtype);
+  const Patch* patch = live.active.find(bound.tensor_index);
+  if (patch != nullptr && patch->positions == bound.positions) return patch->originals;
+  SHIRA_ASSIGN(Bytes base, Bytes::make(list.entry_count * element_bytes));
+  gather(live.kernels, spec, list, base.data());
+  if (patch != nullptr) {
+    copy_common(*patch->positions->list, patch->originals->data(), list, base.data(),
+                element_bytes);
+  }
+  return std::shared_ptr<const Bytes>(std::make_shared<Bytes>(std::move(base)));
+}
+
+bool is_top_magnitude(const AdapterTensor& source) {
+  return source.rule && source.rule->codec == IndexCodec::top_magnitude;
+}
+
+// The file says that both have the same rule.
+bool has_same_rule(const BoundAdapter& a, const AdapterTensor& a_tensor, const BoundAdapter& b,
+                   const AdapterTensor& b_tensor) {
+  return a.source->file == b.source->file && a_tensor.rule && b_tensor.rule &&
+         a_tensor.parts[0].index_number == b_tensor.parts[0].index_number;
+}
+
+Result<IndexList> expand(const BindContext& context, const BoundTensor& bound) {
+  const MaskRule& rule = *bound.source->rule;
+  if (!is_top_magnitude(*bound.source)) return expand_mask(rule);
+  const TensorSpec& spec = context.weights.specs()[bound.tensor_index];
+  const Patch* patch = context.active.find(bound.tensor_index);
+  if (patch == nullptr) return select_top_magnitude(rule, spec.dtype, spec.data);
+  const uint64_t size_bytes = context.weights.size_bytes(bound.tensor_index);
+  SHIRA_ASSIGN(Bytes base, Bytes::make(size_bytes));
+  BaseReader(spec, patch).read(0, size_bytes, base.data());
+  return select_top_magnitude(rule, spec.dtype, base.data());
+}
+
+Result<std::shared_ptr<const Positions>> positions_of(const BindContext& context,
+                                                      const BoundAdapter& adapter,
+                                                      const BoundTensor& bound) {
+  const auto find_other = [&](const auto& is_same) -> std::shared_ptr<const Positions> {
+    for (const auto& other : context.others) {
+      for (const BoundTensor& theirs : other->tensors) {
+        if (theirs.tensor_index == bound.tensor_index && is_same(*other, theirs))
+          return theirs.positions;
+      }
+    }
+    return nullptr;
+  };
+  // Finding a derived mask costs more than comparing positions.
+  std::shared_ptr<const Positions> positions =
+      find_other([&](const BoundAdapter& other, const BoundTensor& theirs) {
+        return has_same_rule(adapter, *bound.source, other, *theirs.source);
+      });
+  if (positions) return positions;
+  std::shared_ptr<const IndexList> list = bound.source->index;
+  if (!list) {
+    SHIRA_ASSIGN(IndexList expanded, expand(context, bound));
+    list = std::make_shared<IndexList>(std::move(expanded));
+  }
+  positions = find_other([&](const BoundAdapter& /*other*/, const BoundTensor& theirs) {
+    return is_same_list(*list, *theirs.positions->list);
+  });
+  if (positions) return positions;
+  return Positions::make(std::move(list), context.weights.specs()[bound.tensor_index]);
+}
+
+Result<void> find_positions(const BindContext& context, BoundAdapter* adapter) {
+  std::vector<uint32_t> read_tensors;
+  for (const BoundTensor& bound : adapter->tensors) {
+    if (is_top_magnitude(*bound.source)) read_tensors.push_back(bound.tensor_index);
+  }
+  SHIRA_TRY(context.weights.check_live(read_tensors));
+  uint64_t work = adapter->source->entry_count();
+  for (const uint32_t i : read_tensors) work += context.weights.size_bytes(i);
+  return context.pool.run(adapter->tensors.size(), work, [&](size_t i) -> Result<void> {
+    BoundTensor& bound = adapter->tensors[i];
+    Result<std::shared_ptr<const Positions>> positions = positions_of(context, *adapter, bound);
+    if (!positions.ok()) {
+      Error error = positions.error();
+      error.file = adapter->source->file->path();
+      error.tensor = bound.source->name;
+      return error;
+    }
+    bound.positions = std::move(positions.value());
+    return {};
+  });
+}
+
 }  // namespace
 
-Result<std::shared_ptr<BoundAdapter>> bind_adapter(std::shared_ptr<const AdapterFile> file,
+Result<std::shared_ptr<BoundAdapter>> bind_adapter(std::shared_ptr<const Adapter> source,
                                                    const AddOptions& options,
-                                                   const WeightTable& weights) {
-  if (!file->is_bound() && !options.allow_unverified_base) {
+                                                   const BindContext& context) {
+  const std::string& file = source->file->path();
+  if (!source->is_bound && !options.allow_unverified_base) {
     return Error{
         Status::UNVERIFIED_BASE,
         "the adapter carries no fingerprints of its base, so a wrong base would go unnoticed "
         "(allow_unverified_base accepts that)",
-        file->path()};
+        file};
   }
   auto adapter = std::make_shared<BoundAdapter>();
-  adapter->name = options.name.empty() ? file->name() : options.name;
-  for (const AdapterTensor& source : file->tensors()) {
-    const int64_t found = weights.find(source.name);
+  adapter->name = options.name.empty() ? source->name : options.name;
+  adapter->source = source;
+  for (const AdapterTensor& tensor : source->tensors) {
+    const int64_t found = context.weights.find(tensor.name);
     if (found < 0) {
       if (options.allow_partial) continue;
       return Error{Status::UNKNOWN_TENSOR,
-                   "none of the program's " + std::to_string(weights.specs().size()) +
+                   "none of the program's " + std::to_string(context.weights.specs().size()) +
                        " tensors has this name",
-                   file->path(), source.name};
+                   file, tensor.name};
     }
     BoundTensor bound;
-    bound.source = &source;
+    bound.source = &tensor;
     bound.tensor_index = static_cast<uint32_t>(found);
-    const TensorSpec& spec = weights.specs()[bound.tensor_index];
-    SHIRA_TRY(check_match(source, spec, file->path()));
-    // The list lives in the file, which the pointer keeps alive.
-    SHIRA_ASSIGN(bound.positions,
-                 Positions::make(std::shared_ptr<const IndexList>(file, &source.index), spec));
+    SHIRA_TRY(check_match(tensor, context.weights.specs()[bound.tensor_index], file));
     adapter->tensors.push_back(std::move(bound));
   }
   if (adapter->tensors.empty()) {
     return Error{Status::UNKNOWN_TENSOR,
-                 "the program has none of the adapter's " + std::to_string(file->tensors().size()) +
+                 "the program has none of the adapter's " + std::to_string(source->tensors.size()) +
                      " tensors",
-                 file->path(), file->tensors().front().name};
+                 file, source->tensors.front().name};
   }
   std::sort(
       adapter->tensors.begin(), adapter->tensors.end(),
       [](const BoundTensor& a, const BoundTensor& b) { return a.tensor_index < b.tensor_index; });
-  adapter->file = std::move(file);
+  // Every tensor fits, so a mask has no more entries than there are live weights.
+  SHIRA_TRY(find_positions(context, adapter.get()));
   return adapter;
 }
 
@@ -113,22 +210,20 @@ Result<std::shared_ptr<const Bytes>> check_base(const LiveWeights& live,
                                                 const BoundAdapter& adapter,
                                                 const BoundTensor& bound) {
   const TensorSpec& spec = live.table.specs()[bound.tensor_index];
-  const IndexList& list = bound.source->index;
+  const IndexList& list = *bound.positions->list;
   const size_t element_bytes = dtype_bytes(spec.dtype);
-  SHIRA_ASSIGN(Bytes base, Bytes::make(list.entry_count * element_bytes));
-  gather(live.kernels, spec, list, base.data());
-  if (const Patch* patch = live.active.find(bound.tensor_index); patch != nullptr) {
-    copy_common(*patch->positions->list, patch->originals->data(), list, base.data(),
-                element_bytes);
-  }
+  SHIRA_ASSIGN(const std::shared_ptr<const Bytes> shared_base, base_at(live, bound));
+  const Bytes& base = *shared_base;
   if (bound.originals) {
-    if (std::memcmp(base.data(), bound.originals->data(), base.size()) == 0) return bound.originals;
+    if (bound.originals == shared_base ||
+        std::memcmp(base.data(), bound.originals->data(), base.size()) == 0)
+      return bound.originals;
     Error error = changed_since_saved(base, *bound.originals, element_bytes, list);
-    error.file = adapter.file->path();
+    error.file = adapter.source->file->path();
     error.tensor = spec.name;
     return error;
   }
-  if (adapter.file->is_bound()) {
+  if (adapter.source->is_bound) {
     const Hash128 found = hash128(base.data(), base.size());
     const Hash128& expected = bound.source->fingerprint;
     if (found != expected) {
@@ -138,10 +233,10 @@ Result<std::shared_ptr<const Bytes>> check_base(const LiveWeights& live,
               " touched positions are not those the adapter was made for: expected fingerprint " +
               to_hex(expected.data(), expected.size()) + ", found " +
               to_hex(found.data(), found.size()),
-          adapter.file->path(), spec.name};
+          adapter.source->file->path(), spec.name};
     }
   }
-  return std::shared_ptr<const Bytes>(std::make_shared<Bytes>(std::move(base)));
+  return shared_base;
 }
 
 }  // namespace shira

@@ -3,20 +3,32 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "base/result.h"
 #include "kernels/kernels.h"
 #include "runtime/patch.h"
 #include "runtime/program.h"
+#include "runtime/thread_pool.h"
 #include "runtime/weight_table.h"
 
 namespace shira {
 
-/// Finds the adapter's tensors by exact name and compares shape and dtype. Reads no weight. The
-/// errors of Program::add_adapter.
-Result<std::shared_ptr<BoundAdapter>> bind_adapter(std::shared_ptr<const AdapterFile> file,
+/// What an adapter is bound to.
+struct BindContext {
+  const WeightTable& weights;
+  const ActiveSet& active;                                   // what lies over the weights
+  const std::vector<std::shared_ptr<BoundAdapter>>& others;  // whose positions may be shared
+  ThreadPool& pool;
+};
+
+/// Finds the adapter's tensors by exact name and compares shape and dtype; then expands derived
+/// masks, for which it reads base values where a mask is the largest of them. Tensors with equal
+/// positions in the same live tensor share one Positions object. The errors of
+/// Program::add_adapter. REQUIRES: no switch is in flight.
+Result<std::shared_ptr<BoundAdapter>> bind_adapter(std::shared_ptr<const Adapter> source,
                                                    const AddOptions& options,
-                                                   const WeightTable& weights);
+                                                   const BindContext& context);
 
 /// The live weights and what lies over them.
 struct LiveWeights {

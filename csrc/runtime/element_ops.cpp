@@ -65,7 +65,7 @@ uint64_t scatter(const kernels::KernelTable& kernels, const TensorSpec& tensor,
 void contribute(const kernels::KernelTable& kernels, const AdapterTensor& source, float scale,
                 const uint8_t* base, float* out) {
   const uint8_t* values = source.values;
-  const auto count = static_cast<size_t>(source.nnz());
+  const auto count = static_cast<size_t>(source.nnz);
   if (source.value_kind == ValueKind::target) {
     switch (source.value_dtype) {
       case Dtype::f32:
@@ -76,6 +76,8 @@ void contribute(const kernels::KernelTable& kernels, const AdapterTensor& source
       case Dtype::bf16:
         return kernels.contribute_target_bf16(as<uint16_t>(values), as<uint16_t>(base), scale,
                                               count, out);
+      default:
+        return;  // no live dtype
     }
   }
   switch (source.value_dtype) {
@@ -85,6 +87,8 @@ void contribute(const kernels::KernelTable& kernels, const AdapterTensor& source
       return kernels.contribute_delta_f16(as<uint16_t>(values), scale, count, out);
     case Dtype::bf16:
       return kernels.contribute_delta_bf16(as<uint16_t>(values), scale, count, out);
+    default:
+      return;
   }
 }
 
@@ -97,8 +101,9 @@ uint64_t add_round(const kernels::KernelTable& kernels, Dtype dtype, const uint8
       return kernels.add_round_f16(as<uint16_t>(base), contribution, count, as<uint16_t>(out));
     case Dtype::bf16:
       return kernels.add_round_bf16(as<uint16_t>(base), contribution, count, as<uint16_t>(out));
+    default:
+      return 0;
   }
-  return 0;
 }
 
 bool is_finite(Dtype dtype, const uint8_t* element) {

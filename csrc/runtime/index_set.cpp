@@ -162,6 +162,17 @@ void copy_common_elements(const IndexList& from, const T* from_values, const Ind
 
 }  // namespace
 
+bool is_same_list(const IndexList& a, const IndexList& b) {
+  if (&a == &b) return true;
+  const auto is_same_run = [](const Run& x, const Run& y) {
+    return x.start == y.start && x.length == y.length;
+  };
+  return std::equal(a.entries.data(), a.entries.data() + a.entries.size(), b.entries.data(),
+                    b.entries.data() + b.entries.size()) &&
+         std::equal(a.runs.data(), a.runs.data() + a.runs.size(), b.runs.data(),
+                    b.runs.data() + b.runs.size(), is_same_run);
+}
+
 uint32_t position_at(const IndexList& list, uint64_t entry_offset) {
   if (!list.is_runs()) return list.entries[entry_offset];
   const Run* run = list.runs.data();

@@ -34,6 +34,9 @@ inline size_t unit_count(const IndexList& list) {
 /// messages.
 uint32_t position_at(const IndexList& list, uint64_t entry_offset);
 
+/// True when both hold the same positions in the same shape.
+bool is_same_list(const IndexList& a, const IndexList& b);
+
 /// The positions of either list. Two lists of entries give entries, anything else gives runs,
 /// touching ones joined.
 Result<IndexList> unite(const IndexList& a, const IndexList& b);

@@ -38,9 +38,9 @@ struct Patch {
 
 /// One tensor of an adapter, bound to a live tensor.
 struct BoundTensor {
-  const AdapterTensor* source = nullptr;  // in the file
+  const AdapterTensor* source = nullptr;  // in the adapter
   uint32_t tensor_index = 0;
-  std::shared_ptr<const Positions> positions;
+  std::shared_ptr<const Positions> positions;  // the same object for adapters of one mask
   std::shared_ptr<const Bytes>
       originals;  // saved by the first switch to the adapter; guarded by the gate
   std::shared_ptr<const Patch> exact;  // the patch for scale 1 and nobody else; guarded by the gate
@@ -49,8 +49,8 @@ struct BoundTensor {
 /// An adapter as added to a program.
 struct BoundAdapter {
   std::string name;
-  std::shared_ptr<const AdapterFile> file;
-  std::vector<BoundTensor> tensors;  // ascending by tensor_index
+  std::shared_ptr<const Adapter> source;  // keeps its file alive
+  std::vector<BoundTensor> tensors;       // ascending by tensor_index
 };
 
 /// A member of the active set.

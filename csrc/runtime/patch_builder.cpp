@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/patch_builder.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -51,7 +52,7 @@ void take_targets(const IndexList& stack, const Touch& touch, const Sums& sums,
 }
 
 Result<Array<float>> contribution_of(const kernels::KernelTable& kernels, const Touch& touch) {
-  SHIRA_ASSIGN(Array<float> contribution, Array<float>::make(touch.bound->source->nnz()));
+  SHIRA_ASSIGN(Array<float> contribution, Array<float>::make(touch.bound->source->nnz));
   contribute(kernels, *touch.bound->source, touch.scale, touch.originals->data(),
              contribution.data());
   return contribution;
@@ -90,7 +91,7 @@ Result<void> fill_single(const kernels::KernelTable& kernels, const TensorSpec& 
   patch->originals = touch.originals;
   if (is_exact(touch)) {
     patch->values =
-        std::shared_ptr<const uint8_t>(touch.adapter->file, touch.bound->source->values);
+        std::shared_ptr<const uint8_t>(touch.adapter->source, touch.bound->source->values);
     return {};
   }
   SHIRA_ASSIGN(const Array<float> contribution, contribution_of(kernels, touch));
@@ -101,35 +102,54 @@ Result<void> fill_single(const kernels::KernelTable& kernels, const TensorSpec& 
   return {};
 }
 
-Result<void> fill_stack(const kernels::KernelTable& kernels, const TensorSpec& spec,
-                        const Touch* touches, size_t touch_count, Patch* patch) {
-  const size_t element_bytes = dtype_bytes(spec.dtype);
-  SHIRA_ASSIGN(IndexList stack,
-               unite(touches[0].bound->source->index, touches[1].bound->source->index));
+// The positions that the members touch together, and the base values there.
+Result<void> unite_touches(const TensorSpec& spec, const Touch* touches, size_t touch_count,
+                           Patch* patch) {
+  const auto has_first_mask = [&](const Touch& touch) {
+    return touch.bound->positions == touches[0].bound->positions;
+  };
+  if (std::all_of(touches, touches + touch_count, has_first_mask)) {
+    patch->positions = touches[0].bound->positions;
+    patch->originals = touches[0].originals;
+    return {};
+  }
+  const auto list_of = [&](size_t i) -> const IndexList& {
+    return *touches[i].bound->positions->list;
+  };
+  SHIRA_ASSIGN(IndexList stack, unite(list_of(0), list_of(1)));
   for (size_t i = 2; i < touch_count; ++i) {
-    SHIRA_ASSIGN(stack, unite(stack, touches[i].bound->source->index));
+    SHIRA_ASSIGN(stack, unite(stack, list_of(i)));
   }
   SHIRA_ASSIGN(patch->positions,
                Positions::make(std::make_shared<IndexList>(std::move(stack)), spec));
-  const IndexList& list = *patch->positions->list;
+  const size_t element_bytes = dtype_bytes(spec.dtype);
+  SHIRA_ASSIGN(Bytes originals, Bytes::make(patch->positions->count() * element_bytes));
+  for (size_t i = 0; i < touch_count; ++i) {
+    copy_common(list_of(i), touches[i].originals->data(), *patch->positions->list, originals.data(),
+                element_bytes);
+  }
+  patch->originals = std::make_shared<Bytes>(std::move(originals));
+  return {};
+}
 
-  SHIRA_ASSIGN(Bytes originals, Bytes::make(list.entry_count * element_bytes));
+Result<void> fill_stack(const kernels::KernelTable& kernels, const TensorSpec& spec,
+                        const Touch* touches, size_t touch_count, Patch* patch) {
+  SHIRA_TRY(unite_touches(spec, touches, touch_count, patch));
+  const IndexList& list = *patch->positions->list;
   Sums sums;
   SHIRA_ASSIGN(sums.sum, Array<float>::make(list.entry_count));
   SHIRA_ASSIGN(sums.touch_count, Array<uint8_t>::make(list.entry_count));
   std::memset(sums.touch_count.data(), 0, sums.touch_count.size());
   for (size_t i = 0; i < touch_count; ++i) {
-    copy_common(touches[i].bound->source->index, touches[i].originals->data(), list,
-                originals.data(), element_bytes);
     SHIRA_ASSIGN(const Array<float> contribution, contribution_of(kernels, touches[i]));
     accumulate(list, touches[i], contribution, &sums);
   }
-  patch->originals = std::make_shared<Bytes>(std::move(originals));
 
   uint64_t non_finite_count = 0;
   SHIRA_ASSIGN(Bytes values, add_sums(kernels, spec, *patch, sums.sum, &non_finite_count));
   for (size_t i = 0; i < touch_count; ++i) {
-    if (is_exact(touches[i])) take_targets(list, touches[i], sums, element_bytes, values.data());
+    if (is_exact(touches[i]))
+      take_targets(list, touches[i], sums, dtype_bytes(spec.dtype), values.data());
   }
   // A target may have replaced the sum that was not finite.
   if (non_finite_count > 0) SHIRA_TRY(check_finite(spec, list, values.data()));

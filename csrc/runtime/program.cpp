@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <tuple>
 
 #include "kernels/dispatch.h"
@@ -41,11 +43,15 @@ Error unknown_adapter(const std::string& name) {
   return Error{Status::UNKNOWN_ADAPTER, "no adapter \"" + name + "\" was added"};
 }
 
-// The order in which contributions are summed (FORMAT.md section 11); names settle what gives the
-// same sum anyway.
+// The order in which contributions are summed (FORMAT.md section 11). A file that was opened twice
+// with other tiers gives two adapters of one number; names settle what gives the same sum anyway.
 bool sums_before(const ActiveMember& a, const ActiveMember& b) {
-  return std::tie(a.adapter->file->content_digest(), a.scale, a.adapter->name) <
-         std::tie(b.adapter->file->content_digest(), b.scale, b.adapter->name);
+  const auto key = [](const ActiveMember& member) {
+    const Adapter& source = *member.adapter->source;
+    return std::make_tuple(std::cref(source.file->content_digest()), source.number, member.scale,
+                           source.file->opened_tier_count(), std::cref(member.adapter->name));
+  };
+  return key(a) < key(b);
 }
 
 std::vector<Member> members_of(const ActiveSet& active_set) {
@@ -70,6 +76,7 @@ struct Program::State {
   std::shared_ptr<const ActiveSet> active =
       std::make_shared<ActiveSet>();  // replaced only by the gate's writer
   uint64_t epoch = 0;
+  std::optional<PublicKey> required_key;  // every file of `adapters` passes it
   std::shared_ptr<ThreadPool> pool;
   mutable std::mutex digest_mutex;  // guards the digests cached in patches
 
@@ -85,7 +92,15 @@ struct Program::State {
         [&](const ActiveMember& member) { return member.adapter.get() == &adapter; });
   }
 
+  std::vector<std::shared_ptr<BoundAdapter>> all_adapters() const {
+    std::vector<std::shared_ptr<BoundAdapter>> all;
+    for (const auto& [name, adapter] : adapters) all.push_back(adapter);
+    return all;
+  }
+
   Result<std::vector<ActiveMember>> resolve(const std::vector<Member>& members) const;
+  Result<void> check_signed(const AdapterFile& file, std::optional<PublicKey>* passed,
+                            std::unique_lock<std::mutex>* lock) const;
   void commit(std::shared_ptr<const ActiveSet> next, SwitchReport* report);
 };
 
@@ -226,17 +241,63 @@ std::vector<TensorSpec> Program::tensors() const {
   return state_->weights.specs();
 }
 
-Result<std::string> Program::add_adapter(std::shared_ptr<const AdapterFile> file,
+// `passed`: the key that the file was found to pass, or none so far. The lock is given up while a
+// file is hashed, so the key may have become another one by then.
+Result<void> Program::State::check_signed(const AdapterFile& file, std::optional<PublicKey>* passed,
+                                          std::unique_lock<std::mutex>* lock) const {
+  const auto shares_file = [&](const auto& entry) { return entry.second->source->file == &file; };
+  while (required_key && required_key != *passed) {
+    const PublicKey key = *required_key;
+    if (std::none_of(adapters.begin(), adapters.end(), shares_file)) {
+      lock->unlock();
+      SHIRA_TRY(file.check_signature(key));
+      lock->lock();
+    }
+    *passed = key;
+  }
+  return {};
+}
+
+Result<std::string> Program::add_adapter(std::shared_ptr<const Adapter> source,
                                          const AddOptions& options) {
-  if (!file) return Error{Status::INVALID_ARGUMENT, "there is no adapter file"};
-  const std::lock_guard<std::mutex> lock(state_->mutex);
-  SHIRA_ASSIGN(std::shared_ptr<BoundAdapter> adapter,
-               bind_adapter(std::move(file), options, state_->weights));
+  if (!source) return Error{Status::INVALID_ARGUMENT, "there is no adapter"};
+  const GateReader reader(state_->gate);
+  std::unique_lock<std::mutex> lock(state_->mutex);
+  std::optional<PublicKey> passed;
+  SHIRA_TRY(state_->check_signed(*source->file, &passed, &lock));
+  const std::vector<std::shared_ptr<BoundAdapter>> others = state_->all_adapters();
+  const std::shared_ptr<const ActiveSet> active_set = state_->active;
+  const std::shared_ptr<ThreadPool> pool = state_->pool;
+  lock.unlock();
+  const BindContext context{state_->weights, *active_set, others, *pool};
+  SHIRA_ASSIGN(std::shared_ptr<BoundAdapter> adapter, bind_adapter(source, options, context));
+
   std::string name = adapter->name;
+  lock.lock();
+  SHIRA_TRY(state_->check_signed(*source->file, &passed, &lock));
   if (!state_->adapters.emplace(name, std::move(adapter)).second) {
     return Error{Status::DUPLICATE_NAME, "an adapter \"" + name + "\" was added before"};
   }
   return name;
+}
+
+Result<void> Program::require_signature(const PublicKey& key) {
+  std::map<const AdapterFile*, std::shared_ptr<const Adapter>> passed;
+  std::unique_lock<std::mutex> lock(state_->mutex);
+  const auto is_unchecked = [&](const auto& entry) {
+    return passed.count(entry.second->source->file) == 0;
+  };
+  for (;;) {
+    const auto next = std::find_if(state_->adapters.begin(), state_->adapters.end(), is_unchecked);
+    if (next == state_->adapters.end()) break;
+    const std::shared_ptr<const Adapter> source = next->second->source;
+    lock.unlock();  // others may come and go while a file is hashed
+    SHIRA_TRY(source->file->check_signature(key));
+    lock.lock();
+    passed.emplace(source->file, source);
+  }
+  state_->required_key = key;
+  return {};
 }
 
 Result<void> Program::remove_adapter(const std::string& name) {
@@ -273,7 +334,7 @@ Result<void> Program::check_adapter(const std::string& name) {
   for (const BoundTensor& bound : adapter->tensors) touched_tensors.push_back(bound.tensor_index);
   SHIRA_TRY(state_->weights.check_live(touched_tensors));
   const LiveWeights live{state_->weights, *kernels, *active_set};
-  return pool->run(adapter->tensors.size(), adapter->file->entry_count(),
+  return pool->run(adapter->tensors.size(), adapter->source->entry_count(),
                    [&](size_t i) -> Result<void> {
                      SHIRA_TRY(check_base(live, *adapter, adapter->tensors[i]));
                      return {};
@@ -283,8 +344,7 @@ Result<void> Program::check_adapter(const std::string& name) {
 Result<VerifyReport> Program::verify_base() {
   const GateReader reader(state_->gate);
   std::unique_lock<std::mutex> lock(state_->mutex);
-  std::vector<std::shared_ptr<BoundAdapter>> adapters;
-  for (const auto& [name, adapter] : state_->adapters) adapters.push_back(adapter);
+  const std::vector<std::shared_ptr<BoundAdapter>> adapters = state_->all_adapters();
   const std::shared_ptr<const ActiveSet> active_set = state_->active;
   const std::shared_ptr<ThreadPool> pool = state_->pool;
   lock.unlock();

@@ -10,6 +10,7 @@
 
 #include "base/hash.h"
 #include "base/result.h"
+#include "base/signature.h"
 #include "format/adapter_file.h"
 #include "runtime/tensor_spec.h"
 
@@ -67,7 +68,7 @@ struct VerifyReport {
 /// Thread-safe: every method may be called from any thread. Switches and forwards exclude each
 /// other through the gate. Between its own begin_forward and end_forward a thread must not call
 /// what passes the gate itself (switch_to without BUSY, hard_revert, check_adapter, verify_base,
-/// add_tensor, remove_adapter): it would wait for itself.
+/// add_tensor, add_adapter, remove_adapter): it would wait for itself.
 class Program {
  public:
   Program();
@@ -87,11 +88,17 @@ class Program {
   /// In the order in which they were added.
   std::vector<TensorSpec> tensors() const;
 
-  /// Binds an adapter by exact tensor names; nothing is written. UNKNOWN_TENSOR (also when none
-  /// matches), SHAPE_MISMATCH, DTYPE_MISMATCH, SHARED_STORAGE, UNVERIFIED_BASE, DUPLICATE_NAME.
-  /// Returns the name it goes by.
-  Result<std::string> add_adapter(std::shared_ptr<const AdapterFile> file,
-                                  const AddOptions& options);
+  /// Binds an adapter by exact tensor names; nothing is written. Derived masks are expanded; those
+  /// of the largest base values are found by reading the base, with the active adapters looked
+  /// through. UNKNOWN_TENSOR (also when none matches), SHAPE_MISMATCH, DTYPE_MISMATCH (also for
+  /// integer codes), SHARED_STORAGE, UNVERIFIED_BASE, DUPLICATE_NAME, DETACHED, READ_ONLY,
+  /// OUT_OF_MEMORY, and what require_signature() demands. Returns the name it goes by.
+  Result<std::string> add_adapter(std::shared_ptr<const Adapter> source, const AddOptions& options);
+
+  /// From now on only adapters whose file passes AdapterFile::check_signature(key) are added. Fails
+  /// with its error, and changes nothing, when one that was added does not pass. Another call
+  /// replaces the key.
+  Result<void> require_signature(const PublicKey& key);
 
   /// Forgets an adapter and its saved originals. ADAPTER_IN_USE while active, UNKNOWN_ADAPTER.
   Result<void> remove_adapter(const std::string& name);

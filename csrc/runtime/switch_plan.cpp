@@ -172,7 +172,7 @@ void SwitchPlan::report(SwitchReport* report) const {
 
 uint64_t SwitchPlan::touched_entries() const {
   uint64_t entry_count = 0;
-  for (const Touch& touch : touches_) entry_count += touch.bound->source->nnz();
+  for (const Touch& touch : touches_) entry_count += touch.bound->source->nnz;
   for (const auto& patch : from_.patches) entry_count += patch->positions->count();
   return entry_count;
 }

@@ -3,8 +3,8 @@
 
    Conventions
    1. Objects are opaque; every object that a function creates is freed by the function of the
-      same noun (shira_program_free). Freeing NULL does nothing. A program keeps its own
-      reference to the adapters added to it.
+      same noun (shira_program_free). Freeing NULL does nothing. Whatever is made of an object keeps
+      it alive: a program the adapters added to it, an adapter its file.
    2. Every function that can fail returns a shira_status and takes a shira_error* as last
       argument (may be NULL). The struct is owned by the caller, who sets struct_bytes =
       sizeof(shira_error) before; nothing is allocated for it.
@@ -13,7 +13,7 @@
       shira_member) have no such field and never change.
    4. Strings are UTF-8, NUL-terminated. Pointers returned by getters live as long as the object
       they came from.
-   5. A program may be used from several threads; an adapter is immutable.
+   5. A program may be used from several threads; files and adapters are immutable.
    6. Nothing prints, aborts, throws or exits.
    7. A failed call changes nothing: no weight, no state. */
 #ifndef SHIRA_SHIRA_H_
@@ -63,17 +63,58 @@ typedef enum shira_dtype {
   SHIRA_DTYPE_F32 = 1,
   SHIRA_DTYPE_F16 = 2,
   SHIRA_DTYPE_BF16 = 3,
+  SHIRA_DTYPE_I8 = 4, /* codes of a quantized base: adapters for it can be read, not applied */
+  SHIRA_DTYPE_I4 = 5,
   SHIRA_DTYPE_FORCE_32_BIT = 0x7fffffff
 } shira_dtype;
 
-/* ---- adapters ---- */
+/* ---- adapter files ---- */
 
+#define SHIRA_PUBLIC_KEY_BYTES 32
+
+typedef struct shira_file shira_file;
 typedef struct shira_adapter shira_adapter;
 
-/* Reads and validates a whole .shb file (docs/FORMAT.md). */
+typedef struct shira_open_options {
+  size_t struct_bytes;
+  uint32_t tier_count; /* open only the first tiers; 0: all */
+  uint32_t index_source_count;
+  const uint8_t* public_key; /* NULL, or the 32 bytes of an Ed25519 key: other files are refused
+                                before anything but their section table is looked at */
+  const shira_file* const* index_sources; /* files whose positions this one may refer to */
+} shira_open_options;
+
+/* Reads and validates a whole .shb file (docs/FORMAT.md). `options` may be NULL. */
+SHIRA_API shira_status shira_file_open(const char* path, const shira_open_options* options,
+                                       shira_file** file, shira_error* error);
+/* The same from memory; the bytes are copied, `label` stands for the path in errors. */
+SHIRA_API shira_status shira_file_open_memory(const void* bytes, size_t size_bytes,
+                                              const char* label, const shira_open_options* options,
+                                              shira_file** file, shira_error* error);
+SHIRA_API void shira_file_free(shira_file* file);
+
+typedef struct shira_file_info {
+  size_t struct_bytes;
+  uint32_t adapter_count;
+  uint32_t tier_count; /* in the file */
+  uint32_t opened_tier_count;
+  uint32_t is_signed;
+  uint64_t file_bytes;
+  uint8_t content_digest[32];             /* SHA-256 as declared */
+  uint8_t signer[SHIRA_PUBLIC_KEY_BYTES]; /* as the file says; zeros when unsigned */
+} shira_file_info;
+SHIRA_API shira_status shira_file_get_info(const shira_file* file, shira_file_info* info,
+                                           shira_error* error);
+/* The adapter of this number, to be freed; the file may be freed before it. */
+SHIRA_API shira_status shira_file_get_adapter(const shira_file* file, uint32_t adapter_index,
+                                              shira_adapter** adapter, shira_error* error);
+
+/* ---- adapters ---- */
+
+/* The one adapter of a file, without options. A file with several is refused
+   (SHIRA_STATUS_INVALID_ARGUMENT): shira_file_open gives each of them. */
 SHIRA_API shira_status shira_adapter_open(const char* path, shira_adapter** adapter,
                                           shira_error* error);
-/* The same from memory; the bytes are copied, `label` stands for the path in errors. */
 SHIRA_API shira_status shira_adapter_open_memory(const void* bytes, size_t size_bytes,
                                                  const char* label, shira_adapter** adapter,
                                                  shira_error* error);
@@ -87,7 +128,7 @@ typedef struct shira_adapter_info {
   uint32_t is_bound; /* 1: every tensor carries a base fingerprint */
   uint64_t entry_count;
   uint64_t file_bytes;
-  uint8_t content_digest[32]; /* SHA-256 as declared; `shira verify` checks it */
+  uint8_t content_digest[32]; /* of the file: SHA-256 as declared */
 } shira_adapter_info;
 SHIRA_API shira_status shira_adapter_get_info(const shira_adapter* adapter,
                                               shira_adapter_info* info, shira_error* error);
@@ -99,6 +140,11 @@ typedef struct shira_tensor_info {
   uint32_t rank;
   uint32_t dims[8];
   uint64_t nnz;
+  uint64_t index_bytes;    /* coded positions, which other tensors of the file may share */
+  uint64_t value_bytes;    /* coded values */
+  const char* value_codec; /* "f16", "q4", ... (docs/FORMAT.md section 10) */
+  uint32_t is_delta;       /* 0: target values */
+  uint32_t is_derived;     /* 1: the positions follow from a rule */
 } shira_tensor_info;
 SHIRA_API shira_status shira_adapter_get_tensor(const shira_adapter* adapter, uint32_t tensor_index,
                                                 shira_tensor_info* info, shira_error* error);
@@ -131,6 +177,13 @@ typedef struct shira_anchor {
 SHIRA_API shira_status shira_program_attach_file(shira_program* program, const char* path,
                                                  const shira_anchor* anchors, size_t anchor_count,
                                                  shira_error* error);
+
+/* From now on only adapters of files that this Ed25519 key (SHIRA_PUBLIC_KEY_BYTES bytes) has
+   signed can be added; fails when one that was added is not. SHIRA_STATUS_NOT_SIGNED, _WRONG_KEY,
+   _DIGEST_MISMATCH, _BAD_SIGNATURE, _NO_CRYPTOGRAPHY. */
+SHIRA_API shira_status shira_program_require_signature(shira_program* program,
+                                                       const uint8_t* public_key,
+                                                       shira_error* error);
 
 /* Accept an adapter without fingerprints. */
 #define SHIRA_ALLOW_UNVERIFIED_BASE 1u
@@ -196,7 +249,8 @@ SHIRA_API shira_status shira_program_set_threads(shira_program* program, uint32_
 /* Call around every forward pass, so that no weight changes under it; the two may come from
    different threads. Between its own begin and end a thread must not call shira_program_switch,
    _hard_revert, _add_tensor or _attach_file, which would wait for it for ever, nor _verify_base,
-   _remove_adapter or another begin, which would as soon as another thread waits to switch.
+   _add_adapter, _remove_adapter or another begin, which would as soon as another thread waits to
+   switch.
    shira_program_try_switch answers SHIRA_STATUS_BUSY instead. */
 SHIRA_API shira_status shira_program_begin_forward(shira_program* program, shira_error* error);
 SHIRA_API shira_status shira_program_end_forward(shira_program* program, shira_error* error);

@@ -1,0 +1,34 @@
+// BaseReader: a tensor's base values, read out of memory that patches lie over.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "runtime/index_set.h"
+#include "runtime/patch.h"
+#include "runtime/tensor_spec.h"
+
+namespace shira {
+
+/// Copies a tensor's live bytes in ascending chunks, with the originals in the place of a patch's
+/// values. REQUIRES: the region was checked, and no switch is in flight.
+class BaseReader {
+ public:
+  /// `patch`: what lies over the tensor, or nullptr. Both must outlive the reader.
+  BaseReader(const TensorSpec& spec, const Patch* patch);
+
+  /// REQUIRES: whole elements, from where the chunk before ended or behind.
+  void read(uint64_t offset_bytes, uint64_t size_bytes, uint8_t* out);
+
+ private:
+  template <typename Cursor>
+  void overlay(Cursor* cursor, uint64_t first_index, uint64_t count, uint8_t* out) const;
+
+  const uint8_t* live_;
+  size_t element_bytes_;
+  const uint8_t* originals_;
+  index_set::EntryCursor entries_;
+  index_set::RunCursor runs_;
+};
+
+}  // namespace shira
