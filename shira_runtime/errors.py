@@ -145,10 +145,15 @@ def make_error(
 
 
 def error_of(
-    status: str, message: str, *, file: str | None = None, tensor: str | None = None
+    status: str,
+    message: str,
+    *,
+    file: str | None = None,
+    tensor: str | None = None,
+    offset_bytes: int | None = None,
 ) -> ShiraError:
     """Build the exception for a code by its name, for the Python side of the package."""
-    return make_error(_NUMBERS[status], message, file, tensor)
+    return make_error(_NUMBERS[status], message, file, tensor, offset_bytes)
 
 
 def _rebuild(kind: type[ShiraError], message: str, state: dict[str, Any]) -> ShiraError:

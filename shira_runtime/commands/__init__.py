@@ -14,8 +14,10 @@ from shira_runtime.commands import (
     diff,
     inspect,
     kernels,
+    keygen,
     program,
     run_program,
+    sign,
     verify,
 )
 from shira_runtime.commands.output import Misuse, note
@@ -63,6 +65,8 @@ def _build() -> typer.Typer:
     app.command("bench")(bench.bench)
     app.command("program")(program.program)
     app.command("kernels")(kernels.kernels)
+    app.command("keygen")(keygen.keygen)
+    app.command("sign")(sign.sign)
     app.command(
         "demo",
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
