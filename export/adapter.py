@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .base import Base
+from .build import BuiltFile, build_adapter
 from .checkpoint import Checkpoint, Skipped, read_checkpoint
 from .compute import (
     ComputedTensor,
@@ -19,15 +20,16 @@ from .compute import (
     targets_from_tuned,
 )
 from .dtypes import FLOAT_TYPES, short_name
-from .encode import INDEX_CHOICES, IndexStream
+from .encode_index import INDEX_CHOICES, all_codings
+from .encode_values import CodedValues
 from .errors import ExportError
+from .image import IndexStream
 from .metadata import adapter_metadata
 from .names import NameMatch, Renames, refuse_shared_targets, rename, strip_wrappers
 from .output import check_output, write_output
 from .report import ExportReport, TensorReport
 from .shapes import Shape, check_shape
 from .unbound import UnboundShapes
-from .writer import build_adapter
 
 #: Called with a tensor's name, the number of tensors done and their total.
 Progress = Callable[[str, int, int], None]
@@ -118,19 +120,19 @@ def export_adapter(
     adapter_name = name or output.stem
     metadata = adapter_metadata(checkpoint, base_path, license_name, description)
     tensors = [computed.tensor for computed in result.computed]
-    image = build_adapter(adapter_name, tensors, metadata, index)
-    write_output(output, image.content, force)
+    built = build_adapter(adapter_name, tensors, metadata, index)
+    write_output(output, built.content, force)
     return ExportReport(
         output=output,
-        file_bytes=len(image.content),
-        content_digest=image.content_digest.hex(),
+        file_bytes=len(built.content),
+        content_digest=built.content_digest.hex(),
         name=adapter_name,
         source=source,
         source_format=checkpoint.source_format,
         base=base_path,
         kind=tensors[0].kind,
         scale=scale,
-        tensors=_tensor_reports(result.computed, image.streams),
+        tensors=_tensor_reports(result.computed, built, adapter_name),
         matches=tuple(result.matches),
         skipped=tuple(result.skipped),
         unchanged_count=result.unchanged_count,
@@ -308,16 +310,18 @@ def _check_options(
 
 
 def _tensor_reports(
-    computed: Sequence[ComputedTensor], streams: Mapping[str, IndexStream]
+    computed: Sequence[ComputedTensor], built: BuiltFile, adapter_name: str
 ) -> tuple[TensorReport, ...]:
     """Describe the tensors in the order of the file."""
     in_order = sorted(computed, key=lambda c: c.tensor.name.encode())
-    return tuple(_tensor_report(c, streams[c.tensor.name]) for c in in_order)
+    return tuple(_tensor_report(c, built.streams[adapter_name, c.tensor.name, 0]) for c in in_order)
 
 
 def _tensor_report(computed: ComputedTensor, stream: IndexStream) -> TensorReport:
     tensor = computed.tensor
-    block = f" of {stream.block_length}" if stream.block_length else ""
+    assert not isinstance(tensor.values, CodedValues)
+    block = f" of {stream.block_length}" if stream.block_length > 1 else ""
+    sizes = {c.name.lower(): c_.size_bytes for c, c_ in all_codings(tensor.indices).items()}
     return TensorReport(
         name=tensor.name,
         source=computed.source,
@@ -330,5 +334,5 @@ def _tensor_report(computed: ComputedTensor, stream: IndexStream) -> TensorRepor
         rounding_error=computed.rounding_error,
         index_codec=f"{stream.codec.name.lower()}{block}",
         index_bytes=len(stream.stream),
-        index_sizes_bytes={c.name.lower(): size for c, size in stream.sizes_bytes.items()},
+        index_sizes_bytes=sizes,
     )

@@ -22,7 +22,7 @@ from .report import ExportReport
 from .shapes import parse_shapes
 
 FloatType = Literal["f32", "f16", "bf16"]
-IndexChoice = Literal["auto", "gaps8", "gaps16", "runs", "blocks8", "blocks16"]
+IndexChoice = Literal["auto", "gaps8", "gaps16", "rice", "runs", "struct", "random", "topk"]
 
 _FILE_WIDTH = 200
 

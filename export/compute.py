@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import Base, xxh3_128
+from .build import AdapterTensor
 from .dtypes import FLOAT_TYPES, bits, convert, is_finite, short_name
 from .entries import RawEntries, flatten_entries
 from .errors import ExportError
 from .names import NameMatch
 from .shapes import Shape
 from .tensor_files import StoredTensor
-from .writer import AdapterTensor
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three element types of a .shb file, and conversions that say when a value does not fit."""
+"""The element types of a .shb file, and conversions that say when a value does not fit."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ from numpy.typing import NDArray
 
 from .errors import ExportError
 
-#: Name -> (code in the file, numpy type).
-FLOAT_TYPES: dict[str, tuple[int, np.dtype[Any]]] = {
-    "f32": (1, np.dtype("<f4")),
-    "f16": (2, np.dtype("<f2")),
-    "bf16": (3, np.dtype(ml_dtypes.bfloat16)),
+#: Name -> numpy type.
+FLOAT_TYPES: dict[str, np.dtype[Any]] = {
+    "f32": np.dtype("<f4"),
+    "f16": np.dtype("<f2"),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
 }
+
+#: Name of a base tensor's type -> number in the file.
+DTYPE_NUMBERS = {"f32": 1, "f16": 2, "bf16": 3, "i8": 4, "i4": 5}
+
+#: Integer codes of quantized bases: name -> smallest and largest.
+CODE_RANGES = {"i8": (-128, 127), "i4": (-8, 7)}
 
 _SHORT_NAMES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 def numpy_type(name: str) -> np.dtype[Any]:
     """Give the numpy type of "f32", "f16" or "bf16"."""
-    return FLOAT_TYPES[name][1]
+    return FLOAT_TYPES[name]
 
 
 def short_name(dtype: np.dtype[Any] | str) -> str:

@@ -1,136 +1,123 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lay out a .shb file (docs/FORMAT.md): the same adapter always gives the same bytes."""
+"""Lay out a .shb file (docs/FORMAT.md sections 3 to 9): the same image gives the same bytes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import struct
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
-import google_crc32c
-import numpy as np
-from numpy.typing import NDArray
-
-from .dtypes import FLOAT_TYPES, is_finite, short_name
-from .encode import IndexStream, encode_indices
+from .dtypes import DTYPE_NUMBERS
 from .errors import ExportError
+from .image import (
+    AdapterRows,
+    FileImage,
+    IndexReference,
+    IndexTable,
+    TensorRow,
+    crc32c,
+    sha256,
+)
 
 MAGIC = b"\x89SHB\r\n\x1a\n"
-VERSION = (0, 1)
+VERSION = (1, 0)
 
-_HEADER = struct.Struct("<8sHHIQQQIIIIQ32s28sI")
-_SECTION = struct.Struct("<IIQQQ32s")
-_ADAPTER = struct.Struct("<IIIII44s")
-_TENSOR = struct.Struct("<IIBBBBBBHIIIIQQQQ8I16s16s")
-_INDEX_SECTION, _VALUE_SECTION = 4, 5
-_SECTION_KINDS = (1, 2, 3, 4, 5, 6)
+HEADER = struct.Struct("<8sHHIQQQIIIIII32sI28s32s64s28sI")
+SECTION = struct.Struct("<IIQQII32s")
+ADAPTER = struct.Struct("<8I32s")
+TENSOR = struct.Struct("<IIBBBBBBbBIIQQQ16s8I16s16s")
+INDEX = struct.Struct("<BBHIIIQQQQ")
+RANK_LIMIT = 8
 
-_MAXIMUM_TENSORS = 65_536
-_MAXIMUM_ELEMENTS = 4_294_967_295
+_ADAPTERS, _TENSORS, _NAMES, _METADATA, INDEX_KIND, VALUES_KIND, REFERENCE_KIND = range(1, 8)
+
+_MAXIMUM_ADAPTERS = 1_024
+_MAXIMUM_ROWS = 65_536
+_MAXIMUM_TIERS = 8
 _MAXIMUM_NAME_BYTES = 1_024
-_MAXIMUM_METADATA_BYTES = 1 << 20
-_MAXIMUM_METADATA_DEPTH = 64
-_MAXIMUM_RANK = 8
 
 
 @dataclass(frozen=True)
-class AdapterTensor:
-    """What an adapter holds for one tensor of the base.
-
-    Attributes:
-        name: fully qualified name in the program.
-        dtype: of the base tensor: "f32", "f16" or "bf16".
-        shape: of the base tensor, row-major.
-        indices: (nnz,) int64 flat indices, strictly increasing.
-        values: (nnz,) float32, float16 or bfloat16; in the base's dtype if they are targets.
-        kind: "target" for finished weights, "delta" for differences from the base.
-        fingerprint: XXH3-128 of the base values at `indices`; None in an unbound adapter.
-        base_digest: XXH3-128 of the whole base tensor; None in an unbound adapter.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    indices: NDArray[np.int64]
-    values: NDArray[Any]
-    kind: Literal["target", "delta"]
-    fingerprint: bytes | None = None
-    base_digest: bytes | None = None
-
-
-@dataclass(frozen=True)
-class AdapterImage:
-    """The bytes of a .shb file, its content digest and the coded indices in table order."""
+class WrittenFile:
+    """The bytes of a .shb file, and the SHA-256 that identifies them."""
 
     content: bytes
     content_digest: bytes
-    streams: dict[str, IndexStream]
 
 
-def build_adapter(
-    name: str,
-    tensors: Sequence[AdapterTensor],
-    metadata: Mapping[str, Any],
-    index_choice: str = "auto",
-) -> AdapterImage:
-    """Lay out one adapter as the bytes of a .shb file.
-
-    Args:
-        name: the adapter's name.
-        tensors: at least one, in any order, all bound (with fingerprints) or none.
-        metadata: JSON-ready, see section 9 of the format.
-        index_choice: an index codec in lower case, or "auto" for the smallest of each tensor.
+def write_image(image: FileImage) -> WrittenFile:
+    """Lay out a file.
 
     Raises:
-        ExportError: the adapter breaks a rule of the format.
+        ExportError: a count or a name breaks a limit of the format.
     """
-    if not 1 <= len(tensors) <= _MAXIMUM_TENSORS:
-        raise ExportError(f"{len(tensors)} tensors; a file holds 1 to {_MAXIMUM_TENSORS}")
-    bound = tensors[0].fingerprint is not None
-    names = _Packed(alignment=1)
-    names.add(_encode_name(name))
-    index_streams, value_streams = _Packed(alignment=8), _Packed(alignment=8)
-    rows = []
-    streams: dict[str, IndexStream] = {}
-    for tensor in sorted(tensors, key=lambda t: _encode_name(t.name)):
-        if tensor.name in streams:
-            raise ExportError(f"tensor {tensor.name}: given twice")
-        _check_tensor(tensor, bound)
-        try:
-            stream = encode_indices(tensor.indices, index_choice)
-        except ValueError as error:
-            raise ExportError(f"tensor {tensor.name}: {error}") from None
-        streams[tensor.name] = stream
-        encoded_name = _encode_name(tensor.name)
-        rows.append(
-            _tensor_row(
-                tensor,
-                stream,
-                name_range=(names.add(encoded_name), len(encoded_name)),
-                index_offset=index_streams.add(stream.stream),
-                value_offset=value_streams.add(tensor.values.tobytes()),
-            )
-        )
-    adapter_row = _ADAPTER.pack(0, len(_encode_name(name)), 0, len(rows), int(bound), b"")
-    content, digest = _assemble(
-        (
-            adapter_row,
-            b"".join(rows),
-            names.content(),
-            _encode_metadata(metadata),
-            index_streams.content(),
-            value_streams.content(),
-        ),
-        tensor_count=len(rows),
+    row_count = sum(len(adapter.rows) for adapter in image.adapters)
+    _check_count("adapters", len(image.adapters), _MAXIMUM_ADAPTERS)
+    _check_count("rows of tensors", row_count, _MAXIMUM_ROWS)
+    _check_count("tiers", len(image.index), _MAXIMUM_TIERS)
+    names = _Names()
+    adapter_rows = _adapter_rows(image.adapters, names)
+    values = [Packed(alignment=8) for _ in image.index]
+    tensor_rows = b"".join(
+        _tensor_row(row, names, values[row.tier].add(row.values), adapter.bound)
+        for adapter in image.adapters
+        for row in adapter.rows
     )
-    return AdapterImage(content, digest, streams)
+    metadata = b"".join(adapter.metadata for adapter in image.adapters)
+    sections = [
+        _Section(_ADAPTERS, adapter_rows),
+        _Section(_TENSORS, tensor_rows),
+        _Section(_NAMES, names.content()),
+        _Section(_METADATA, metadata),
+    ]
+    for tier, index in enumerate(image.index):
+        sections.append(_index_section(index, tier))
+        sections.append(_Section(VALUES_KIND, values[tier].content(), tier))
+    return _assemble(sections, len(image.adapters), row_count, len(image.index))
 
 
-class _Packed:
+def index_section(table: IndexTable) -> bytes:
+    """Lay out an INDEX section: the rows of its table, then the streams."""
+    _check_count("index streams in a tier", len(table.streams), _MAXIMUM_ROWS)
+    body = Packed(alignment=8)
+    body.add(bytes(INDEX.size * len(table.streams)))
+    rows = b"".join(
+        INDEX.pack(
+            index.codec,
+            index.rice_bits,
+            0,
+            index.block_length,
+            index.unit_count,
+            0,
+            index.element_count,
+            index.nnz,
+            body.add(index.stream),
+            len(index.stream),
+        )
+        for index in table.streams
+    )
+    return rows + body.content()[len(rows) :]
+
+
+def encode_name(name: str) -> bytes:
+    """Check a name and give its UTF-8.
+
+    Raises:
+        ExportError: it is empty, too long, no Unicode, or holds a control character.
+    """
+    try:
+        encoded = name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ExportError(f"name {name!r}: is not valid Unicode") from None
+    if any(character < " " or "\x7f" <= character <= "\x9f" for character in name):
+        raise ExportError(f"name {name!r}: holds a control character")
+    if not 1 <= len(encoded) <= _MAXIMUM_NAME_BYTES:
+        raise ExportError(
+            f"name {name[:40]!r}: has {len(encoded)} bytes, allowed are 1 to {_MAXIMUM_NAME_BYTES}"
+        )
+    return encoded
+
+
+class Packed:
     """Byte strings one after the other, each starting at a multiple of the alignment."""
 
     def __init__(self, alignment: int) -> None:
@@ -147,154 +134,121 @@ class _Packed:
         return offset
 
     def content(self) -> bytes:
+        """Give everything added so far."""
         return b"".join(self._parts)
 
 
-def _tensor_row(
-    tensor: AdapterTensor,
-    stream: IndexStream,
-    name_range: tuple[int, int],
-    index_offset: int,
-    value_offset: int,
-) -> bytes:
-    value_type = short_name(tensor.values.dtype)
-    return _TENSOR.pack(
-        *name_range,
-        FLOAT_TYPES[tensor.dtype][0],
-        len(tensor.shape),
-        stream.codec,
-        FLOAT_TYPES[value_type][0],
-        ("target", "delta").index(tensor.kind),
-        int(tensor.fingerprint is not None),
+class _Names(Packed):
+    """The NAMES section: each spelling once, in the order in which rows need them."""
+
+    def __init__(self) -> None:
+        super().__init__(alignment=1)
+        self._places: dict[bytes, int] = {}
+
+    def place(self, name: str) -> tuple[int, int]:
+        encoded = encode_name(name)
+        if encoded not in self._places:
+            self._places[encoded] = self.add(encoded)
+        return self._places[encoded], len(encoded)
+
+
+@dataclass(frozen=True)
+class _Section:
+    kind: int
+    content: bytes
+    tier: int = 0
+    index_count: int = 0
+
+
+def _index_section(index: IndexTable | IndexReference, tier: int) -> _Section:
+    if isinstance(index, IndexReference):
+        return _Section(REFERENCE_KIND, index.sha256, tier, index.index_count)
+    return _Section(INDEX_KIND, index_section(index), tier, len(index.streams))
+
+
+def _adapter_rows(adapters: tuple[AdapterRows, ...], names: _Names) -> bytes:
+    rows = []
+    first_tensor = metadata_offset = 0
+    for adapter in adapters:
+        place = names.place(adapter.name)
+        counts = (first_tensor, len(adapter.rows), int(adapter.bound), 0)
+        rows.append(ADAPTER.pack(*place, *counts, metadata_offset, len(adapter.metadata), b""))
+        first_tensor += len(adapter.rows)
+        metadata_offset += len(adapter.metadata)
+    if len({adapter.name for adapter in adapters}) < len(adapters):
+        raise ExportError("two adapters of the file have the same name")
+    return b"".join(rows)
+
+
+def _tensor_row(row: TensorRow, names: _Names, value_offset: int, bound: bool) -> bytes:
+    return TENSOR.pack(
+        *names.place(row.name),
+        DTYPE_NUMBERS[row.dtype],
+        len(row.shape),
+        row.tier,
+        row.value_codec,
+        row.value_kind,
+        int(bound),
+        row.scale_exponent,
         0,
-        stream.block_length,
-        _INDEX_SECTION,
-        _VALUE_SECTION,
-        stream.unit_count,
-        tensor.indices.size,
-        index_offset,
-        len(stream.stream),
+        row.index_number,
+        row.value_group,
+        row.nnz,
         value_offset,
-        *tensor.shape,
-        *[0] * (_MAXIMUM_RANK - len(tensor.shape)),
-        tensor.fingerprint or b"",
-        tensor.base_digest or b"",
+        len(row.values),
+        b"",
+        *row.shape,
+        *[0] * (RANK_LIMIT - len(row.shape)),
+        row.fingerprint or b"",
+        row.base_digest or b"",
     )
 
 
-def _assemble(sections: Sequence[bytes], tensor_count: int) -> tuple[bytes, bytes]:
-    """Put the header and the section table before the sections: (file, content digest)."""
-    table_end = _HEADER.size + len(sections) * _SECTION.size
-    body = _Packed(alignment=64)
+def _assemble(
+    sections: list[_Section], adapter_count: int, row_count: int, tier_count: int
+) -> WrittenFile:
+    """Put the header and the section table before the sections."""
+    table_end = HEADER.size + len(sections) * SECTION.size
+    body = Packed(alignment=64)
     body.add(bytes(table_end))
     table = b"".join(
-        _SECTION.pack(
-            kind,
-            google_crc32c.value(section),
-            body.add(section),
-            len(section),
-            0,
-            hashlib.sha256(section).digest(),
+        SECTION.pack(
+            section.kind,
+            crc32c(section.content),
+            body.add(section.content),
+            len(section.content),
+            section.tier,
+            section.index_count,
+            sha256(section.content),
         )
-        for kind, section in zip(_SECTION_KINDS, sections, strict=True)
+        for section in sections
     )
     content = body.content()
 
-    def header(digest: bytes, crc32c: int) -> bytes:
-        return _HEADER.pack(
+    def header(digest: bytes, checksum: int) -> bytes:
+        return HEADER.pack(
             MAGIC,
             *VERSION,
-            _HEADER.size,
+            HEADER.size,
             len(content),
             0,
             0,
             len(sections),
-            1,
-            tensor_count,
-            google_crc32c.value(table),
+            adapter_count,
+            row_count,
+            tier_count,
+            crc32c(table),
             0,
             digest,
-            b"",
-            crc32c,
+            *(0, b"", b"", b"", b""),  # unsigned
+            checksum,
         )
 
-    digest = hashlib.sha256(header(b"", 0) + table).digest()
-    crc32c = google_crc32c.value(header(digest, 0)[:-4])
-    return header(digest, crc32c) + table + content[table_end:], digest
+    digest = sha256(header(b"", 0) + table)
+    checksum = crc32c(header(digest, 0)[:-4])
+    return WrittenFile(header(digest, checksum) + table + content[table_end:], digest)
 
 
-def _check_tensor(tensor: AdapterTensor, bound: bool) -> None:
-    """Refuse what no reader would accept; the message names the tensor."""
-    where = f"tensor {tensor.name}"
-    element_count = math.prod(tensor.shape)
-    if not 1 <= len(tensor.shape) <= _MAXIMUM_RANK:
-        raise ExportError(f"{where}: has {len(tensor.shape)} dimensions, allowed are 1 to 8")
-    if min(tensor.shape) < 1 or element_count > _MAXIMUM_ELEMENTS:
-        raise ExportError(
-            f"{where}: shape {tensor.shape} is empty or has more than {_MAXIMUM_ELEMENTS} elements"
-        )
-    if tensor.indices.size == 0 or tensor.indices.shape != tensor.values.shape:
-        raise ExportError(
-            f"{where}: has {tensor.indices.size} indices and {tensor.values.size} values"
-        )
-    if tensor.indices[0] < 0 or tensor.indices[-1] >= element_count:
-        raise ExportError(
-            f"{where}: indices {tensor.indices[0]} to {tensor.indices[-1]}"
-            f" leave the {element_count} elements"
-        )
-    if (np.diff(tensor.indices) < 1).any():
-        raise ExportError(f"{where}: indices are not strictly increasing")
-    if not is_finite(tensor.values).all():
-        raise ExportError(f"{where}: a value is NaN or infinite")
-    hashes = (tensor.fingerprint, tensor.base_digest)
-    if [h is not None and len(h) == 16 for h in hashes] != [bound, bound]:
-        raise ExportError(f"{where}: either all tensors carry both 16-byte fingerprints or none")
-    value_type = short_name(tensor.values.dtype)
-    if value_type not in FLOAT_TYPES:
-        raise ExportError(f"{where}: values of type {value_type} cannot be stored")
-    if tensor.kind == "target" and not (bound and value_type == tensor.dtype):
-        raise ExportError(f"{where}: target values need fingerprints and the base's dtype")
-
-
-def _encode_name(name: str) -> bytes:
-    try:
-        encoded = name.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ExportError(f"name {name!r}: is not valid Unicode") from None
-    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in name):
-        raise ExportError(f"name {name!r}: holds a control character")
-    if not 1 <= len(encoded) <= _MAXIMUM_NAME_BYTES:
-        raise ExportError(
-            f"name {name[:40]!r}: has {len(encoded)} bytes, allowed are 1 to {_MAXIMUM_NAME_BYTES}"
-        )
-    return encoded
-
-
-def _encode_metadata(metadata: Mapping[str, Any]) -> bytes:
-    try:
-        text = json.dumps(
-            metadata, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        )
-        encoded = text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ExportError("the metadata holds a lone surrogate, which UTF-8 cannot") from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ExportError(f"the metadata cannot be written: {error}") from None
-    if len(encoded) > _MAXIMUM_METADATA_BYTES:
-        raise ExportError(
-            f"the metadata has {len(encoded)} bytes, allowed are {_MAXIMUM_METADATA_BYTES}"
-        )
-    if _nesting(metadata) > _MAXIMUM_METADATA_DEPTH:
-        raise ExportError(f"the metadata nests deeper than {_MAXIMUM_METADATA_DEPTH} levels")
-    return encoded
-
-
-def _nesting(metadata: Mapping[str, Any]) -> int:
-    """How many objects and lists lie one inside the other, the outermost included."""
-    depth = 0
-    level: list[Any] = [metadata]
-    while level:
-        depth += 1
-        items = (v for c in level for v in (c.values() if isinstance(c, Mapping) else c))
-        level = [item for item in items if isinstance(item, (dict, list, tuple))]
-    return depth
+def _check_count(what: str, count: int, limit: int) -> None:
+    if not 1 <= count <= limit:
+        raise ExportError(f"{count} {what}; a file holds 1 to {limit}")

@@ -15,8 +15,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from shira_runtime import Adapter
+from shira_runtime.export.build import AdapterTensor, build_adapter
 from shira_runtime.export.dtypes import short_name
-from shira_runtime.export.writer import AdapterTensor, build_adapter
 
 Kind = Literal["target", "delta"]
 SECTION_KINDS = ("adapters", "tensors", "names", "metadata", "index", "values")
@@ -63,8 +63,8 @@ def random_arrays(
 
 
 def section_range(content: bytes, kind: str) -> slice:
-    """Where a section lies in a file (docs/FORMAT.md, section 5)."""
-    row = 128 + 64 * SECTION_KINDS.index(kind)
+    """Where a section lies in a file of one tier (docs/FORMAT.md, section 5)."""
+    row = 256 + 64 * SECTION_KINDS.index(kind)
     offset, size_bytes = struct.unpack_from("<QQ", content, row + 8)
     return slice(offset, offset + size_bytes)
 
@@ -72,14 +72,14 @@ def section_range(content: bytes, kind: str) -> slice:
 def resealed(content: bytes | bytearray) -> bytes:
     """Make every checksum and digest fit the content, so that only the planted fault is left."""
     data = bytearray(content)
+    table_end = 256 + 64 * len(SECTION_KINDS)
     for index, kind in enumerate(SECTION_KINDS):
-        row = 128 + 64 * index
+        row = 256 + 64 * index
         section = bytes(data[section_range(data, kind)])
         struct.pack_into("<I", data, row + 4, google_crc32c.value(section))
         data[row + 32 : row + 64] = hashlib.sha256(section).digest()
-    struct.pack_into("<I", data, 52, google_crc32c.value(bytes(data[128:512])))
-    data[64:96] = bytes(32)
-    data[124:128] = bytes(4)
-    data[64:96] = hashlib.sha256(data[:512]).digest()
-    struct.pack_into("<I", data, 124, google_crc32c.value(bytes(data[:124])))
+    struct.pack_into("<I", data, 56, google_crc32c.value(bytes(data[256:table_end])))
+    unsigned = data[:64] + bytes(160) + data[224:252] + bytes(4) + data[256:table_end]
+    data[64:96] = hashlib.sha256(unsigned).digest()
+    struct.pack_into("<I", data, 252, google_crc32c.value(bytes(data[:252])))
     return bytes(data)
