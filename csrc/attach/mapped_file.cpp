@@ -13,8 +13,10 @@
 #include <utility>
 
 #include "attach/mapping_plan.h"
+#include "attach/private_pages.h"
 #include "attach/program_file.h"
 #include "base/array.h"
+#include "base/fault_guard.h"
 #include "base/file.h"
 
 namespace shira {
@@ -31,6 +33,23 @@ Result<FileIdentity> identity_of(const File& file) {
   if (area == nullptr)
     return file.error(Status::IO_ERROR, "a new mapping of the file does not show");
   return FileIdentity{area->device, area->inode};
+}
+
+/// Maps the file over the pages of [begin, end), a part of `span`, in whose place a FaultGuard has
+/// put empty ones: they then show what is left of the file.
+void map_file_again(const File& file, const PageSpan& span, uintptr_t begin, uintptr_t end,
+                    int protection) {
+  begin &= ~(uintptr_t{page_bytes()} - 1);
+  const Result<ProcessMaps> maps = ProcessMaps::read_near({{begin, end}});
+  if (!maps.ok()) return;  // they stay, and no check takes them for the file
+  for (const MemoryArea& area : maps.value().areas()) {
+    const uintptr_t first = std::max(area.begin, begin);
+    const uintptr_t last = std::min(area.end, span.end());
+    if (area.inode != 0 || first >= last) continue;
+    static_cast<void>(mmap(reinterpret_cast<void*>(first), last - first, protection,
+                           MAP_PRIVATE | MAP_FIXED, file.descriptor(),
+                           static_cast<off_t>(span.file_offset_bytes + (first - span.begin))));
+  }
 }
 
 /// What the regions of one attach have in common.
@@ -109,16 +128,18 @@ class Attachment {
 /// One remapped span.
 class MappedRegion final : public Region {
  public:
-  MappedRegion(std::shared_ptr<const Attachment> attachment, PageSpan span)
-      : attachment_(std::move(attachment)), file_(attachment_->file()), span_(span) {}
+  MappedRegion(std::shared_ptr<const Attachment> attachment, PageSpan span, PrivatePages pages)
+      : attachment_(std::move(attachment)),
+        file_(attachment_->file()),
+        span_(span),
+        private_pages_(std::move(pages)) {}
 
   Result<void> check(const ProcessMaps& maps, const uint8_t* data,
                      uint64_t size_bytes) const override {
     SHIRA_ASSIGN(const uint64_t offset_bytes, file_offset(data, size_bytes));
     SHIRA_ASSIGN(const FileState now, file_.state());
-    // A store beyond the end of the file would be SIGBUS.
     if (now.size_bytes < offset_bytes + size_bytes) {
-      return Error{Status::TRUNCATED,
+      return Error{Status::DETACHED,
                    "the file was truncated to " + std::to_string(now.size_bytes) +
                        " bytes after it was attached; the tensor ends at byte " +
                        std::to_string(offset_bytes + size_bytes),
@@ -128,6 +149,18 @@ class MappedRegion final : public Region {
     }
     const auto begin = reinterpret_cast<uintptr_t>(data);
     return attachment_->check_pages(maps, span_, begin, begin + static_cast<uintptr_t>(size_bytes));
+  }
+
+  Result<void> prepare_stores(const uint8_t* data, const PageSet& pages) override {
+    Result<void> added = private_pages_.add(data, pages);
+    if (!added.ok()) added.error().file = file_.path();
+    return added;
+  }
+
+  void take_empty_pages_away(const uint8_t* data, uint64_t size_bytes) override {
+    const auto begin = reinterpret_cast<uintptr_t>(data);
+    map_file_again(file_, span_, begin, begin + static_cast<uintptr_t>(size_bytes),
+                   PROT_READ | PROT_WRITE);
   }
 
   bool has_source() const override { return true; }
@@ -146,6 +179,7 @@ class MappedRegion final : public Region {
     // whole span is looked at, not just the tensors that the caller has checked.
     SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read_near({{span_.begin, span_.end()}}));
     SHIRA_TRY(attachment_->check_pages(maps, span_, span_.begin, span_.end()));
+    private_pages_.clear();
     void* begin = reinterpret_cast<void*>(span_.begin);
     const auto size_bytes = static_cast<size_t>(span_.size_bytes);
     if (madvise(begin, size_bytes, MADV_DONTNEED) == 0) return {};
@@ -170,6 +204,7 @@ class MappedRegion final : public Region {
   const std::shared_ptr<const Attachment> attachment_;
   const File& file_;
   const PageSpan span_;
+  PrivatePages private_pages_;
 };
 
 /// NOT_MAPPED is misleading when the program was loaded from a file that has since been replaced:
@@ -190,25 +225,32 @@ Error explain_not_mapped(Error error, const ProcessMaps& maps) {
   return error;
 }
 
-/// The bytes at `memory` must be the file's from `offset_bytes` on, as far as the file goes.
-Result<void> compare_with_file(const File& file, uint64_t offset_bytes, const uint8_t* memory,
-                               uint64_t size_bytes) {
+/// The bytes at [begin, end), a part of `span`, must be the file's, as far as the file goes.
+Result<void> compare_with_file(const File& file, const PageSpan& span, uintptr_t begin,
+                               uintptr_t end) {
   constexpr uint64_t kChunkBytes = uint64_t{1} << 20;
-  SHIRA_ASSIGN(Array<uint8_t> chunk,
-               Array<uint8_t>::make(static_cast<size_t>(std::min(kChunkBytes, size_bytes))));
-  for (uint64_t done_bytes = 0; done_bytes < size_bytes; done_bytes += chunk.size()) {
-    const uint64_t wanted_bytes = std::min<uint64_t>(chunk.size(), size_bytes - done_bytes);
-    SHIRA_ASSIGN(const uint64_t got_bytes,
-                 file.read_at(offset_bytes + done_bytes, wanted_bytes, chunk.data()));
-    const uint8_t* begin = chunk.data();
-    const uint8_t* end = begin + got_bytes;
-    const uint8_t* difference = std::mismatch(begin, end, memory + done_bytes).first;
-    if (difference == end) continue;
+  SHIRA_ASSIGN(
+      Array<uint8_t> chunk,
+      Array<uint8_t>::make(static_cast<size_t>(std::min<uint64_t>(kChunkBytes, end - begin))));
+  const FaultGuard guard(reinterpret_cast<const void*>(begin), end - begin);
+  for (uintptr_t address = begin; address < end; address += chunk.size()) {
+    const uint64_t wanted_bytes = std::min<uint64_t>(chunk.size(), end - address);
+    const uint64_t offset_bytes = span.file_offset_bytes + (address - span.begin);
+    SHIRA_ASSIGN(const uint64_t got_bytes, file.read_at(offset_bytes, wanted_bytes, chunk.data()));
+    const uint8_t* chunk_begin = chunk.data();
+    const uint8_t* chunk_end = chunk_begin + got_bytes;
+    const uint8_t* difference =
+        std::mismatch(chunk_begin, chunk_end, reinterpret_cast<const uint8_t*>(address)).first;
+    if (guard.has_faulted()) {
+      map_file_again(file, span, begin, end, PROT_READ);
+      return file.error(Status::DETACHED, "the file was truncated while it was attached");
+    }
+    if (difference == chunk_end) continue;
     Error error = file.error(
         Status::BASE_MODIFIED,
         "the program's memory differs from the file, as when it was attached before and let go "
         "with an adapter active: load the program again");
-    error.offset_bytes = offset_bytes + done_bytes + static_cast<uint64_t>(difference - begin);
+    error.offset_bytes = offset_bytes + static_cast<uint64_t>(difference - chunk_begin);
     return error;
   }
   return {};
@@ -220,10 +262,7 @@ Result<void> check_shows_file(const ProcessMaps& maps, const PageSpan& span, con
   for (uintptr_t address = span.begin; address < span.end();) {
     const MemoryArea* area = maps.find(address);
     const uintptr_t end = std::min(area->end, span.end());
-    if (!area->shared) {
-      SHIRA_TRY(compare_with_file(file, span.file_offset_bytes + (address - span.begin),
-                                  reinterpret_cast<const uint8_t*>(address), end - address));
-    }
+    if (!area->shared) SHIRA_TRY(compare_with_file(file, span, address, end));
     address = end;
   }
   return {};
@@ -316,7 +355,8 @@ Result<std::vector<TensorSpec>> attach_mapped_file(const std::string& path,
   for (const PageSpan& span : plan.value().spans) SHIRA_TRY(staging.add(span));
   std::vector<std::shared_ptr<Region>> regions;
   for (const PageSpan& span : plan.value().spans) {
-    regions.push_back(std::make_shared<MappedRegion>(attachment, span));
+    SHIRA_ASSIGN(PrivatePages pages, PrivatePages::make(span));
+    regions.push_back(std::make_shared<MappedRegion>(attachment, span, std::move(pages)));
   }
   std::vector<TensorSpec> specs;
   for (const PlannedTensor& planned : plan.value().tensors) {

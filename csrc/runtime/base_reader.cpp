@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "runtime/live_access.h"
+
 namespace shira {
 namespace {
 
@@ -17,17 +19,18 @@ const IndexList& positions_of(const Patch* patch) {
 }  // namespace
 
 BaseReader::BaseReader(const TensorSpec& spec, const Patch* patch)
-    : live_(spec.data),
+    : spec_(spec),
       element_bytes_(dtype_bytes(spec.dtype)),
       originals_(patch == nullptr ? nullptr : patch->originals->data()),
       entries_(positions_of(patch)),
       runs_(positions_of(patch)) {}
 
-void BaseReader::read(uint64_t offset_bytes, uint64_t size_bytes, uint8_t* out) {
-  std::memcpy(out, live_ + offset_bytes, size_bytes);
+Result<void> BaseReader::read(uint64_t offset_bytes, uint64_t size_bytes, uint8_t* out) {
+  SHIRA_TRY(access_live(spec_, [&] { std::memcpy(out, spec_.data + offset_bytes, size_bytes); }));
   // One of the two is empty.
   overlay(&entries_, offset_bytes / element_bytes_, size_bytes / element_bytes_, out);
   overlay(&runs_, offset_bytes / element_bytes_, size_bytes / element_bytes_, out);
+  return {};
 }
 
 template <typename Cursor>

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "base/result.h"
 #include "runtime/index_set.h"
 #include "runtime/patch.h"
 #include "runtime/tensor_spec.h"
@@ -17,14 +18,15 @@ class BaseReader {
   /// `patch`: what lies over the tensor, or nullptr. Both must outlive the reader.
   BaseReader(const TensorSpec& spec, const Patch* patch);
 
-  /// REQUIRES: whole elements, from where the chunk before ended or behind.
-  void read(uint64_t offset_bytes, uint64_t size_bytes, uint8_t* out);
+  /// DETACHED when the file behind the memory was truncated. REQUIRES: whole elements, from where
+  /// the chunk before ended or behind.
+  Result<void> read(uint64_t offset_bytes, uint64_t size_bytes, uint8_t* out);
 
  private:
   template <typename Cursor>
   void overlay(Cursor* cursor, uint64_t first_index, uint64_t count, uint8_t* out) const;
 
-  const uint8_t* live_;
+  const TensorSpec& spec_;
   size_t element_bytes_;
   const uint8_t* originals_;
   index_set::EntryCursor entries_;

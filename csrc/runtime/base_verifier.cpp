@@ -37,7 +37,7 @@ Result<Finding> read_through(const LiveWeights& live, uint32_t tensor_index) {
   Finding finding;
   for (uint64_t offset = 0; offset < tensor_bytes; offset += chunk_bytes) {
     const uint64_t size_bytes = std::min(chunk_bytes, tensor_bytes - offset);
-    reader.read(offset, size_bytes, chunk.data());
+    SHIRA_TRY(reader.read(offset, size_bytes, chunk.data()));
     hasher.update(chunk.data(), size_bytes);
     if (!has_source) continue;
     if (Result<void> read = spec.region->read_source(spec.data + offset, size_bytes, source.data());

@@ -10,6 +10,7 @@
 #include "runtime/base_reader.h"
 #include "runtime/element_ops.h"
 #include "runtime/index_set.h"
+#include "runtime/live_access.h"
 
 namespace shira {
 namespace {
@@ -78,7 +79,7 @@ Result<std::shared_ptr<const Bytes>> base_at(const LiveWeights& live, const Boun
   const Patch* patch = live.active.find(bound.tensor_index);
   if (patch != nullptr && patch->positions == bound.positions) return patch->originals;
   SHIRA_ASSIGN(Bytes base, Bytes::make(list.entry_count * element_bytes));
-  gather(live.kernels, spec, list, base.data());
+  SHIRA_TRY(access_live(spec, [&] { gather(live.kernels, spec, list, base.data()); }));
   if (patch != nullptr) {
     copy_common(*patch->positions->list, patch->originals->data(), list, base.data(),
                 element_bytes);
@@ -102,10 +103,10 @@ Result<IndexList> expand(const BindContext& context, const BoundTensor& bound) {
   if (!is_top_magnitude(*bound.source)) return expand_mask(rule);
   const TensorSpec& spec = context.weights.specs()[bound.tensor_index];
   const Patch* patch = context.active.find(bound.tensor_index);
-  if (patch == nullptr) return select_top_magnitude(rule, spec.dtype, spec.data);
+  // From a copy: the selection looks several times, and what is mapped from a file may change.
   const uint64_t size_bytes = context.weights.size_bytes(bound.tensor_index);
   SHIRA_ASSIGN(Bytes base, Bytes::make(size_bytes));
-  BaseReader(spec, patch).read(0, size_bytes, base.data());
+  SHIRA_TRY(BaseReader(spec, patch).read(0, size_bytes, base.data()));
   return select_top_magnitude(rule, spec.dtype, base.data());
 }
 

@@ -39,8 +39,8 @@ struct LiveWeights {
 
 /// The base's values at the positions of one adapter tensor, with the active patches looked
 /// through. They are compared with the originals that the first switch saved, or, before that, with
-/// the file's fingerprint. BASE_MISMATCH, OUT_OF_MEMORY. REQUIRES: the tensor's region was checked
-/// and no switch is in flight.
+/// the file's fingerprint. BASE_MISMATCH, DETACHED, OUT_OF_MEMORY. REQUIRES: the tensor's region
+/// was checked and no switch is in flight.
 Result<std::shared_ptr<const Bytes>> check_base(const LiveWeights& live,
                                                 const BoundAdapter& adapter,
                                                 const BoundTensor& bound);

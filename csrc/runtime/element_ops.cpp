@@ -62,6 +62,12 @@ uint64_t scatter(const kernels::KernelTable& kernels, const TensorSpec& tensor,
                                     slice, values);
 }
 
+void scatter_all(const kernels::KernelTable& kernels, const TensorSpec& tensor,
+                 const Positions& positions, const uint8_t* values) {
+  for (size_t i = 0; i < positions.slices.size(); ++i)
+    scatter(kernels, tensor, *positions.list, positions.slices[i], values);
+}
+
 void contribute(const kernels::KernelTable& kernels, const AdapterTensor& source, float scale,
                 const uint8_t* base, float* out) {
   const uint8_t* values = source.values;

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "runtime/element_ops.h"
+#include "runtime/live_access.h"
 
 namespace shira {
 namespace {
@@ -69,9 +70,11 @@ Result<void> HardRevert::compare_with_source(Standing* tensor) const {
       read.error().tensor = spec.name;
       return read;
     }
-    hasher.update(live, size_bytes);
-    tensor->elements_changed +=
-        count_differing(live, source.data(), size_bytes, dtype_bytes(spec.dtype));
+    SHIRA_TRY(access_live(spec, [&] {
+      hasher.update(live, size_bytes);
+      tensor->elements_changed +=
+          count_differing(live, source.data(), size_bytes, dtype_bytes(spec.dtype));
+    }));
   }
   tensor->digest = hasher.digest();
   return {};
@@ -93,19 +96,20 @@ Result<void> HardRevert::drop() {
 void HardRevert::put_back() const {
   for (const auto& patch : from_.patches) {
     if (!weights_.check_live({patch->tensor_index}).ok()) continue;
-    const Positions& positions = *patch->positions;
-    for (size_t i = 0; i < positions.slices.size(); ++i) {
-      scatter(kernels_, weights_.specs()[patch->tensor_index], *positions.list, positions.slices[i],
-              patch->values.get());
-    }
+    const TensorSpec& spec = weights_.specs()[patch->tensor_index];
+    static_cast<void>(access_live(
+        spec, [&] { scatter_all(kernels_, spec, *patch->positions, patch->values.get()); }));
   }
 }
 
 // False also where it cannot be read any more.
 bool HardRevert::is_as_before(const Standing& tensor) const {
   const uint32_t i = tensor.tensor_index;
+  const TensorSpec& spec = weights_.specs()[i];
+  Hash128 digest{};
   return weights_.check_live({i}).ok() &&
-         hash128(weights_.specs()[i].data, weights_.size_bytes(i)) == tensor.digest;
+         access_live(spec, [&] { digest = hash128(spec.data, weights_.size_bytes(i)); }).ok() &&
+         digest == tensor.digest;
 }
 
 void HardRevert::report(SwitchReport* report) const {

@@ -28,6 +28,9 @@ class PageSet {
 
   uint64_t count() const { return count_union(*this, PageSet{}); }
 
+  /// The bits, 64 pages a word; page 0 is the one with the tensor's first byte.
+  const Array<uint64_t>& words() const { return words_; }
+
   /// Pages in either set. REQUIRES: both are of the same tensor, or one is empty.
   static uint64_t count_union(const PageSet& a, const PageSet& b);
 

@@ -11,6 +11,7 @@
 #include <optional>
 #include <tuple>
 
+#include "base/fault_guard.h"
 #include "kernels/dispatch.h"
 #include "runtime/base_verifier.h"
 #include "runtime/binding.h"
@@ -140,6 +141,7 @@ Result<SwitchReport> Program::switch_to(const std::vector<Member>& members, bool
   }
 
   // 3. Everything that can fail.
+  const FaultGuard guard;
   SHIRA_ASSIGN(const kernels::KernelTable* kernels, kernels::active_kernels());
   SwitchPlan plan(state_->weights, *kernels, *pool, *old_set, std::move(next_members));
   const auto next_set = std::make_shared<ActiveSet>();
@@ -149,8 +151,8 @@ Result<SwitchReport> Program::switch_to(const std::vector<Member>& members, bool
   SHIRA_TRY(plan.prepare());
   report.plan_ns = stage.lap();
 
-  // 4. Nothing fails from here on.
-  plan.store();
+  // 4. Nothing fails from here on, unless the file of a tensor goes away in these very moments.
+  SHIRA_TRY(plan.store());
   report.store_ns = stage.lap();
   plan.report(&report);
   *next_set = plan.commit();
@@ -205,6 +207,7 @@ Result<SwitchReport> Program::hard_revert() {
   const std::shared_ptr<ThreadPool> pool = state_->pool;
   lock.unlock();
   SHIRA_ASSIGN(const kernels::KernelTable* kernels, kernels::active_kernels());
+  const FaultGuard guard;
   HardRevert revert(state_->weights, *kernels, *pool, *old_set);
   const std::shared_ptr<const ActiveSet> base = std::make_shared<ActiveSet>();
   SHIRA_TRY(revert.check());

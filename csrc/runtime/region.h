@@ -9,6 +9,8 @@
 
 namespace shira {
 
+class PageSet;
+
 /// The memory behind one or more tensors. Implemented by csrc/attach (raw spans, mapped files).
 class Region {
  public:
@@ -25,6 +27,18 @@ class Region {
   /// `maps` is one fresh snapshot shared by all questions; it may lack the paths.
   virtual Result<void> check(const ProcessMaps& maps, const uint8_t* data,
                              uint64_t size_bytes) const = 0;
+
+  /// Asked after check() and before the first store of a switch, perhaps for several tensors at a
+  /// time: makes sure that the marked pages of the tensor at `data` can be stored to, so that lack
+  /// of memory or a file truncated since check() shows here and not between two stores. DETACHED,
+  /// OUT_OF_MEMORY.
+  virtual Result<void> prepare_stores(const uint8_t* /*data*/, const PageSet& /*pages*/) {
+    return {};
+  }
+
+  /// Told when a FaultGuard has put empty pages into [data, data + size_bytes): a region that can
+  /// takes them away again, so that nobody reads zeros for weights.
+  virtual void take_empty_pages_away(const uint8_t* /*data*/, uint64_t /*size_bytes*/) {}
 
   /// True when the pristine bytes can be read back from a file (verify_base) and private pages can
   /// be dropped (hard revert).

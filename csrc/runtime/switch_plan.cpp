@@ -11,6 +11,7 @@
 #include "runtime/binding.h"
 #include "runtime/element_ops.h"
 #include "runtime/index_set.h"
+#include "runtime/live_access.h"
 
 namespace shira {
 
@@ -65,7 +66,7 @@ Result<void> SwitchPlan::prepare() {
             [](const Store& a, const Store& b) { return a.tensor_index < b.tensor_index; });
   count_pages();
   list_slices();
-  return {};
+  return prepare_pages();
 }
 
 Result<void> SwitchPlan::build_patches() {
@@ -136,18 +137,40 @@ void SwitchPlan::list_slices() {
   }
 }
 
-void SwitchPlan::store() {
+Result<void> SwitchPlan::prepare_pages() {
+  return pool_.run(stores_.size(), elements_written_, [&](size_t i) -> Result<void> {
+    const TensorSpec& spec = weights_.specs()[stores_[i].tensor_index];
+    Result<void> prepared = spec.region->prepare_stores(spec.data, stores_[i].positions->pages);
+    if (!prepared.ok()) prepared.error().tensor = spec.name;
+    return prepared;
+  });
+}
+
+Result<void> SwitchPlan::store() {
   std::atomic<uint64_t> changed_count{0};
-  const Result<void> cannot_fail =
-      pool_.run(slices_.size(), elements_written_, [&](size_t i) -> Result<void> {
-        const Store& store = *slices_[i].store;
-        changed_count +=
-            scatter(kernels_, weights_.specs()[store.tensor_index], *store.positions->list,
-                    store.positions->slices[slices_[i].slice_index], store.values);
-        return {};
-      });
-  static_cast<void>(cannot_fail);
+  Result<void> stored = pool_.run(slices_.size(), elements_written_, [&](size_t i) -> Result<void> {
+    const Store& store = *slices_[i].store;
+    const TensorSpec& spec = weights_.specs()[store.tensor_index];
+    return access_live(spec, [&] {
+      changed_count += scatter(kernels_, spec, *store.positions->list,
+                               store.positions->slices[slices_[i].slice_index], store.values);
+    });
+  });
   elements_changed_ = changed_count;
+  if (!stored.ok()) put_back();
+  return stored;
+}
+
+// Whatever was stored and whatever was not: first the base everywhere, then the old state over it.
+void SwitchPlan::put_back() {
+  const auto scatter_over = [&](const Patch& patch, const uint8_t* values) {
+    const TensorSpec& spec = weights_.specs()[patch.tensor_index];
+    // Pages that went away have nothing to be put back.
+    static_cast<void>(
+        access_live(spec, [&] { scatter_all(kernels_, spec, *patch.positions, values); }));
+  };
+  for (const auto& patch : to_.patches) scatter_over(*patch, patch->originals->data());
+  for (const auto& patch : from_.patches) scatter_over(*patch, patch->values.get());
 }
 
 ActiveSet SwitchPlan::commit() {

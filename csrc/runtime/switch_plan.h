@@ -32,12 +32,14 @@ class SwitchPlan {
   /// BASE_MISMATCH.
   Result<void> check_bases();
 
-  /// The new values, and the list of stores that lead from the old state to the new one.
-  /// NON_FINITE_RESULT.
+  /// The new values, and the list of stores that lead from the old state to the new one, into pages
+  /// that are there. NON_FINITE_RESULT, DETACHED.
   Result<void> prepare();
 
-  /// Writes the weights: every position once. Cannot fail, allocates nothing.
-  void store();
+  /// Writes the weights: every position once. Allocates nothing. DETACHED when somebody truncates
+  /// the file of a tensor in these very moments: the old state is then put back wherever there is
+  /// still memory to put it into.
+  Result<void> store();
 
   /// Gives the adapters what they keep and returns the new active set. Cannot fail, allocates
   /// nothing.
@@ -62,8 +64,10 @@ class SwitchPlan {
   Result<void> build_patches();
   Result<void> list_restores();
   Result<Store> restore_of(const Patch& old_patch) const;
+  Result<void> prepare_pages();
   void count_pages();
   void list_slices();
+  void put_back();
   uint64_t touched_entries() const;
 
   const WeightTable& weights_;

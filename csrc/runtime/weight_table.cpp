@@ -6,6 +6,7 @@
 
 #include "base/checked_math.h"
 #include "base/dtype.h"
+#include "runtime/live_access.h"
 
 namespace shira {
 namespace {
@@ -59,7 +60,9 @@ Result<void> WeightTable::add(std::vector<TensorSpec> specs) {
     SHIRA_TRY(check_free(spec, facts.size_bytes));
     SHIRA_TRY(added.check_free(spec, facts.size_bytes));
     SHIRA_TRY(named(spec, spec.region->attach(maps, spec.data, facts.size_bytes)));
-    if (!spec.region->has_source()) facts.digest = hash128(spec.data, facts.size_bytes);
+    if (!spec.region->has_source()) {
+      SHIRA_TRY(access_live(spec, [&] { facts.digest = hash128(spec.data, facts.size_bytes); }));
+    }
     added.insert(std::move(spec), facts);
   }
   for (size_t i = 0; i < added.specs_.size(); ++i)

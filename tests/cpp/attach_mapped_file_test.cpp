@@ -259,7 +259,7 @@ TEST_F(AttachMappedFile, AFileTruncatedAfterwardsIsAnErrorNotSigbus) {
   weight.data[63 * page_] = 1;
   is_file_changed_ = true;
   ASSERT_EQ(truncate(file_.path().c_str(), static_cast<off_t>(20 * page_)), 0);
-  EXPECT_EQ(check(weight).error().status, Status::TRUNCATED);
+  EXPECT_EQ(check(weight).error().status, Status::DETACHED);
   Bytes source(size_bytes(weight));
   EXPECT_EQ(weight.region->read_source(weight.data, source.size(), source.data()).error().status,
             Status::DETACHED);

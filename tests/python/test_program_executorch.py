@@ -16,6 +16,7 @@ from shb_files import adapter, tensor_entries
 
 from shira_runtime import (
     Adapter,
+    AttachError,
     BaseMismatchError,
     FileError,
     FormatError,
@@ -199,9 +200,10 @@ def test_a_file_that_was_cut_short_is_refused(files: dict[str, Path], tmp_path: 
     program = load_program(path)
     program.add_adapter(wide_adapter())
     os.truncate(path, 100)  # touching the weights now would end the process
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(AttachError) as caught:
         program.switch("x")
-    assert caught.value.status == "TRUNCATED"
+    assert caught.value.status == "DETACHED"
+    assert "truncated to 100 bytes" in str(caught.value)
     assert caught.value.tensor in ("wide.weight", "narrow.weight")
     assert program.active == {}
 

@@ -1,0 +1,22 @@
+// What becomes of a tensor whose pages went away.
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/live_access.h"
+
+namespace shira {
+
+Error pages_went_away(const TensorSpec& tensor) {
+  tensor.region->take_empty_pages_away(tensor.data, live_bytes(tensor));
+  return Error{Status::DETACHED,
+               "pages of the tensor went away while it was used: the file that it is mapped from "
+               "was truncated, or its storage failed",
+               {},
+               tensor.name};
+}
+
+uint64_t live_bytes(const TensorSpec& tensor) {
+  uint64_t bytes = dtype_bytes(tensor.dtype);
+  for (const uint32_t dim : tensor.dims) bytes *= dim;
+  return bytes;
+}
+
+}  // namespace shira
