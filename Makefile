@@ -156,14 +156,17 @@ test-slow: setup
 	@$(VENV)/bin/pytest -m slow $(PYTEST_ARGS)
 
 # --- Sanitizers and fuzzing: one build with clang for the address and undefined-behaviour
-# sanitizers, which the C++ tests and the fuzz targets share, and one for the thread sanitizer.
+# sanitizers, which the C++ tests and the fuzz targets share, and one for the thread sanitizer with
+# the system's compiler, beside whose runtime tests may have allocation functions of their own.
 SANITIZER_STEPS := test-address test-thread
 FUZZ_TARGETS := fuzz_open fuzz_apply fuzz_index fuzz_pte fuzz_ptd
-SANITIZER_BUILD = cmake -S . -G Ninja -DCMAKE_C_COMPILER=$(CLANG) -DCMAKE_CXX_COMPILER=$(CLANG)++ \
-  -DCMAKE_BUILD_TYPE=None -DCMAKE_C_FLAGS=-O1 -DCMAKE_CXX_FLAGS=-O1 -DSHIRA_BUILD_TESTS=ON
+SANITIZER_BUILD = cmake -S . -G Ninja -DCMAKE_BUILD_TYPE=None -DCMAKE_C_FLAGS=-O1 \
+  -DCMAKE_CXX_FLAGS=-O1 -DSHIRA_BUILD_TESTS=ON
 
 build/cpp-address/build.ninja: | setup
-	@$(SANITIZER_BUILD) -B build/cpp-address -DSHIRA_SANITIZE=address,undefined -DSHIRA_BUILD_FUZZ=ON
+	@command -v $(CLANG) >/dev/null || { echo "$(CLANG) is missing, see .ci/system-packages"; exit 1; }
+	@$(SANITIZER_BUILD) -B build/cpp-address -DSHIRA_SANITIZE=address,undefined \
+	  -DSHIRA_BUILD_FUZZ=ON -DCMAKE_C_COMPILER=$(CLANG) -DCMAKE_CXX_COMPILER=$(CLANG)++
 
 build/cpp-thread/build.ninja: | setup
 	@$(SANITIZER_BUILD) -B build/cpp-thread -DSHIRA_SANITIZE=thread
