@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
         " start Python outside the source folder, which hides the installed package"
     ) from None
 
-from shira_runtime.adapter import Adapter
+from shira_runtime.adapter import Adapter, AdapterFile
 from shira_runtime.errors import (
     AttachError,
     BaseMismatchError,
@@ -42,6 +42,7 @@ from shira_runtime.sources import from_numpy, from_torch, load_program
 
 __all__ = [
     "Adapter",
+    "AdapterFile",
     "AttachError",
     "BaseMismatchError",
     "BusyError",

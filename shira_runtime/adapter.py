@@ -1,24 +1,174 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapter: an opened .shb file, to be looked into or added to a program."""
+"""Adapter and AdapterFile: opened .shb files, to be looked into or added to a program."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from shira_runtime import _core
+from shira_runtime.errors import error_of
 
-__all__ = ["Adapter"]
+__all__ = ["Adapter", "AdapterFile"]
+
+_NAMES_IN_MESSAGE = 8
+
+
+class AdapterFile:
+    """An opened .shb file and the adapters in it: mostly one; a file with several is a pack.
+
+    The file is read into memory when it is opened, and every byte of it is checked: it may change
+    or disappear afterwards. Neither the file nor its adapters ever change, so threads and programs
+    may share them.
+
+    Example::
+
+        pack = AdapterFile.open("languages.shb")
+        for adapter in pack.adapters.values():
+            program.add_adapter(adapter)
+    """
+
+    def __init__(self, core: _core.AdapterFile) -> None:
+        self._core = core
+        self._adapters = {adapter.name: Adapter(self, adapter) for adapter in core.adapters}
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        tiers: int | None = None,
+        public_key: bytes | None = None,
+        index_from: Iterable[AdapterFile | Adapter] = (),
+    ) -> AdapterFile:
+        """Read and check a .shb file.
+
+        Args:
+            path: the file.
+            tiers: open only the first so many importance tiers; None for all of them.
+            public_key: the 32 bytes of an Ed25519 key. A file that it has not signed is refused
+                before anything but its section table is looked at.
+            index_from: opened files whose positions this one may refer to.
+
+        Raises:
+            FormatError: the file breaks a rule of docs/FORMAT.md; `offset_bytes` says where.
+            UnsupportedError: the file requires what this release does not know.
+            SignatureError: NOT_SIGNED, WRONG_KEY or BAD_SIGNATURE; NO_CRYPTOGRAPHY where this
+                build cannot check signatures.
+            UsageError: there are fewer tiers than asked for, or MISSING_INDEX: the file refers to
+                positions of a file that `index_from` does not have.
+            FileError: the file cannot be read.
+        """
+        options = _open_options(tiers, public_key, index_from)
+        return cls(_core.AdapterFile.open(os.fsencode(path), *options))
+
+    @classmethod
+    def from_bytes(
+        cls,
+        data: bytes,
+        label: str = "<bytes>",
+        *,
+        tiers: int | None = None,
+        public_key: bytes | None = None,
+        index_from: Iterable[AdapterFile | Adapter] = (),
+    ) -> AdapterFile:
+        """Check a .shb file that is in memory, as `open`; `label` stands for its path in errors."""
+        options = _open_options(tiers, public_key, index_from)
+        return cls(_core.AdapterFile.from_bytes(data, label, *options))
+
+    @property
+    def path(self) -> str:
+        """Where the file was opened, or the label it was given."""
+        return self._core.path
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """The adapters by name, in the order of the file."""
+        return MappingProxyType(self._adapters)
+
+    def adapter(self, name: str | None = None) -> Adapter:
+        """Return the adapter of this name; without a name the only one.
+
+        Raises:
+            UsageError: UNKNOWN_ADAPTER, or INVALID_ARGUMENT: there are several.
+        """
+        if name is None and len(self._adapters) == 1:
+            return next(iter(self._adapters.values()))
+        if name is not None and name in self._adapters:
+            return self._adapters[name]
+        names = list(self._adapters)
+        more = ", ..." if len(names) > _NAMES_IN_MESSAGE else ""
+        known = ", ".join(names[:_NAMES_IN_MESSAGE]) + more
+        if name is None:
+            status, problem = "INVALID_ARGUMENT", f"holds {len(names)} adapters, name one: {known}"
+        else:
+            status, problem = "UNKNOWN_ADAPTER", f"holds no adapter {name!r}, only {known}"
+        raise error_of(status, problem, file=self.path)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Format version of the file, major and minor."""
+        return self._core.version
+
+    @property
+    def tier_count(self) -> int:
+        """Importance tiers in the file, opened or not."""
+        return self._core.tier_count
+
+    @property
+    def opened_tier_count(self) -> int:
+        """Importance tiers whose entries are here."""
+        return self._core.opened_tier_count
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file in bytes."""
+        return self._core.file_bytes
+
+    @property
+    def content_digest(self) -> str:
+        """SHA-256 that identifies the content, as 64 hex digits, as the file declares it.
+
+        Opening checks CRC32C sums; `check_digests` checks this digest too.
+        """
+        return self._core.content_digest.hex()
+
+    @property
+    def signer(self) -> str | None:
+        """The public key that the file names as its signer's, in hex; None if it is unsigned.
+
+        Only a hint: `check_signature` with a key that is known otherwise proves who has signed.
+        """
+        signer = self._core.signer
+        return None if signer is None else signer.hex()
+
+    def check_digests(self) -> None:
+        """Compute every SHA-256 of the file and compare it with the one declared.
+
+        Raises:
+            FormatError: DIGEST_MISMATCH.
+            SignatureError: NO_CRYPTOGRAPHY: this build cannot compute them.
+        """
+        self._core.check_digests()
+
+    def check_signature(self, public_key: bytes) -> None:
+        """Check that the secret half of an Ed25519 key (32 bytes) has signed the file.
+
+        Raises:
+            SignatureError: NOT_SIGNED, WRONG_KEY, BAD_SIGNATURE or NO_CRYPTOGRAPHY.
+            FormatError: DIGEST_MISMATCH.
+        """
+        self._core.check_signature(public_key)
+
+    def __repr__(self) -> str:
+        return f"<AdapterFile {self.path!r}: {len(self._adapters)} adapters>"
 
 
 class Adapter:
-    """An adapter file whose every byte has been checked.
-
-    The file is read into memory when it is opened: it may change or disappear afterwards. An
-    Adapter never changes, so threads and programs may share one.
+    """One adapter of an opened file.
 
     Example::
 
@@ -27,25 +177,57 @@ class Adapter:
             print(name, tensor.shape, tensor.nnz, tensor.indices(), tensor.values())
     """
 
-    def __init__(self, core: _core.AdapterFile) -> None:
+    def __init__(self, file: AdapterFile, core: _core.Adapter) -> None:
+        self._file = file
         self._core = core
         self._tensors = {tensor.name: tensor for tensor in core.tensors}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Adapter:
-        """Read and check a .shb file.
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        tiers: int | None = None,
+        public_key: bytes | None = None,
+        index_from: Iterable[AdapterFile | Adapter] = (),
+    ) -> Adapter:
+        """Read and check a .shb file, and return its adapter.
+
+        Args:
+            path: the file.
+            name: the adapter of this name; needed where the file holds several.
+            tiers, public_key, index_from: see `AdapterFile.open`.
 
         Raises:
-            FormatError: the file breaks a rule of docs/FORMAT.md; `offset_bytes` says where.
-            UnsupportedError: the file is of another version.
-            FileError: the file cannot be read.
+            UsageError: INVALID_ARGUMENT: there are several adapters; UNKNOWN_ADAPTER: none is
+                called `name`; and see `AdapterFile.open`.
+            FormatError, UnsupportedError, SignatureError, FileError: see `AdapterFile.open`.
         """
-        return cls(_core.AdapterFile.open(os.fsencode(path)))
+        file = AdapterFile.open(path, tiers=tiers, public_key=public_key, index_from=index_from)
+        return file.adapter(name)
 
     @classmethod
-    def from_bytes(cls, data: bytes, label: str = "<bytes>") -> Adapter:
-        """Check a .shb file that is in memory; `label` stands for its path in errors."""
-        return cls(_core.AdapterFile.from_bytes(data, label))
+    def from_bytes(
+        cls,
+        data: bytes,
+        label: str = "<bytes>",
+        name: str | None = None,
+        *,
+        tiers: int | None = None,
+        public_key: bytes | None = None,
+        index_from: Iterable[AdapterFile | Adapter] = (),
+    ) -> Adapter:
+        """Check a .shb file that is in memory, as `open`; `label` stands for its path in errors."""
+        file = AdapterFile.from_bytes(
+            data, label, tiers=tiers, public_key=public_key, index_from=index_from
+        )
+        return file.adapter(name)
+
+    @property
+    def file(self) -> AdapterFile:
+        """The file it is in."""
+        return self._file
 
     @property
     def name(self) -> str:
@@ -55,16 +237,19 @@ class Adapter:
     @property
     def path(self) -> str:
         """Where the file was opened, or the label it was given."""
-        return self._core.path
+        return self._file.path
 
     @property
     def tensors(self) -> Mapping[str, _core.AdapterTensor]:
         """The tensors by name, in ascending order of the names.
 
-        Each has ``shape`` (of the whole weight), ``dtype`` ("f32", "f16" or "bf16"), ``nnz``
-        (number of entries), ``value_kind`` ("target" or "delta"), and as new arrays of shape (nnz,)
-        ``indices()`` (uint32 flat row-major indices, ascending), ``values()`` (float32, widened
-        exactly) and ``bits()`` (uint32 or uint16, as stored).
+        Each has ``shape`` (of the whole weight), ``dtype`` ("f32", "f16", "bf16", or "int8" and
+        "int4" for the codes of a quantized base, which cannot be applied), ``nnz`` (number of
+        entries in the opened tiers), ``value_kind`` ("target" or "delta"), ``value_codec`` ("f16",
+        "q4", ...), and as new arrays of shape (nnz,) ``indices()`` (uint32 flat row-major indices,
+        ascending), ``values()`` (float32, widened exactly) and ``bits()`` (the same values in the
+        dtype they have in memory, as uint32, uint16 or int8). Where the mask is that of the largest
+        base values, ``indices(base=array)`` needs the base tensor: C-contiguous, of `dtype`.
         """
         return MappingProxyType(self._tensors)
 
@@ -75,26 +260,23 @@ class Adapter:
 
     @property
     def entry_count(self) -> int:
-        """Number of entries of all tensors together."""
+        """Number of entries of all tensors together, in the opened tiers."""
         return self._core.entry_count
 
     @property
     def file_bytes(self) -> int:
         """Size of the file in bytes."""
-        return self._core.file_bytes
+        return self._file.file_bytes
 
     @property
     def version(self) -> tuple[int, int]:
         """Format version of the file, major and minor."""
-        return self._core.version
+        return self._file.version
 
     @property
     def content_digest(self) -> str:
-        """SHA-256 that identifies the content, as 64 hex digits, as the file declares it.
-
-        Opening checks CRC32C sums; ``shira verify`` checks this digest too.
-        """
-        return self._core.content_digest.hex()
+        """SHA-256 that identifies the file's content; see `AdapterFile.content_digest`."""
+        return self._file.content_digest
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -107,6 +289,15 @@ class Adapter:
             f"<Adapter {self.name!r}: {len(self._tensors)} tensors, {self.entry_count} entries,"
             f" {self.file_bytes} bytes>"
         )
+
+
+def _open_options(
+    tiers: int | None, public_key: bytes | None, index_from: Iterable[AdapterFile | Adapter]
+) -> tuple[int, bytes | None, list[_core.AdapterFile]]:
+    if tiers is not None and tiers < 1:
+        raise error_of("INVALID_ARGUMENT", f"tiers is {tiers}, expected at least 1")
+    sources = [source.file if isinstance(source, Adapter) else source for source in index_from]
+    return tiers or 0, public_key, [source._core for source in sources]
 
 
 def _parse_int(digits: str) -> int | float:

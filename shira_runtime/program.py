@@ -66,26 +66,33 @@ class Program:
         np.False_
     """
 
-    def __init__(self, core: _core.Program, source: Source) -> None:
+    def __init__(
+        self, core: _core.Program, source: Source, public_key: bytes | None = None
+    ) -> None:
         self._core = core
         self._source = source
         self._forwards = threading.local()
+        self._public_key: bytes | None = None
+        if public_key is not None:
+            self.require_signature(public_key)
 
     # --- adapters ---
 
     def add_adapter(
         self,
-        adapter: str | os.PathLike[str] | Adapter,
+        source: str | os.PathLike[str] | Adapter,
         name: str | None = None,
         *,
+        adapter: str | None = None,
         allow_unverified_base: bool = False,
         allow_partial: bool = False,
     ) -> str:
-        """Bind an adapter to the weights of the same names; nothing is written yet.
+        """Bind an adapter to the weights by their names; nothing is written.
 
         Args:
-            adapter: a path of a .shb file, or an opened one.
+            source: a path of a .shb file, or an opened adapter.
             name: what to call it here; by default the name stored in the file.
+            adapter: which adapter of the file, by its name; needed where a path holds several.
             allow_unverified_base: accept a file without base fingerprints. Nothing then tells
                 whether it was made for these weights.
             allow_partial: accept a file with tensors that the program does not have, as long as one
@@ -98,13 +105,22 @@ class Program:
             BaseMismatchError: UNKNOWN_TENSOR, SHAPE_MISMATCH, DTYPE_MISMATCH, SHARED_STORAGE or
                 UNVERIFIED_BASE; the values themselves are compared at the first switch, or by
                 `check_adapter`.
-            UsageError: DUPLICATE_NAME.
+            UsageError: DUPLICATE_NAME, or an adapter that the file does not have.
+            SignatureError: see `require_signature`.
+            AttachError: a mask of the largest base values cannot be found in memory that is no
+                longer the one that was attached.
+            BusyError: the call comes from inside a forward pass of the same thread.
             FormatError, UnsupportedError, FileError: see `Adapter.open`.
         """
-        opened = adapter if isinstance(adapter, Adapter) else Adapter.open(adapter)
+        self._require_no_forward("add_adapter")
+        if not isinstance(source, Adapter):
+            # Opened with the key, so that no unsigned byte is looked at.
+            source = Adapter.open(source, adapter, public_key=self._public_key)
+        elif adapter is not None:
+            source = source.file.adapter(adapter)
         try:
             return self._core.add_adapter(
-                opened._core, name or "", allow_unverified_base, allow_partial
+                source._core, name or "", allow_unverified_base, allow_partial
             )
         except BaseMismatchError as error:
             reason = self._source.unpatchable.get(error.tensor or "")
@@ -113,6 +129,21 @@ class Program:
             raise error_of(
                 "UNKNOWN_TENSOR", f"cannot be patched: {reason}", tensor=error.tensor
             ) from None
+
+    def require_signature(self, public_key: bytes) -> None:
+        """Accept only adapters that the secret half of this key has signed, from now on.
+
+        Args:
+            public_key: the 32 bytes of an Ed25519 key.
+
+        Raises:
+            SignatureError: NOT_SIGNED, WRONG_KEY, BAD_SIGNATURE, or NO_CRYPTOGRAPHY where this
+                build cannot tell: an adapter that was added does not pass. Later `add_adapter`
+                raises it for those that do not.
+            FormatError: DIGEST_MISMATCH, likewise.
+        """
+        self._core.require_signature(public_key)
+        self._public_key = public_key
 
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter that is not active.

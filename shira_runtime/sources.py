@@ -28,6 +28,7 @@ def load_program(
     data_path: str | os.PathLike[str] | None = None,
     *,
     method: str = "forward",
+    public_key: bytes | None = None,
 ) -> Program:
     """Load an ExecuTorch program and make its weights switchable.
 
@@ -40,6 +41,7 @@ def load_program(
         path: a .pte file.
         data_path: the .ptd file with the program's weights, if they are not in the .pte.
         method: the method that `Program.forward` runs.
+        public_key: accept only adapters signed by this key; see `Program.require_signature`.
 
     Raises:
         FormatError: a file is malformed, or ExecuTorch refuses to load it.
@@ -85,10 +87,10 @@ def load_program(
                 anchors.append((tensor.name, address))
         if anchors:
             core.attach_file(os.fsencode(file_path), anchors)
-    return Program(core, ExecutorchSource(loaded, live, unpatchable))
+    return Program(core, ExecutorchSource(loaded, live, unpatchable), public_key)
 
 
-def from_torch(module: Any) -> Program:
+def from_torch(module: Any, *, public_key: bytes | None = None) -> Program:
     """Make the weights of a torch module switchable, in place.
 
     Covers the parameters and buffers that are f32, f16 or bf16, on the CPU and contiguous;
@@ -101,6 +103,7 @@ def from_torch(module: Any) -> Program:
             ``half``) or replacing a weight gives it other memory; the next switch then raises
             AttachError (DETACHED), and a new Program is needed. Storages cannot be resized in place
             any more.
+        public_key: accept only adapters signed by this key; see `Program.require_signature`.
     """
     torch = importlib.import_module("torch")
     dtypes = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -131,11 +134,14 @@ def from_torch(module: Any) -> Program:
         # An alias: after `parameter.data = other`, the parameter alone would let go of the memory.
         # As an array, because torch then refuses to resize the storage.
         keep.append(tensor.detach().view(torch.uint8).numpy())
-    return Program(core, _MemorySource(places, keep, unpatchable, module))
+    return Program(core, _MemorySource(places, keep, unpatchable, module), public_key)
 
 
 def from_numpy(
-    arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str] | None = None
+    arrays: Mapping[str, NDArray[Any]],
+    dtypes: Mapping[str, str] | None = None,
+    *,
+    public_key: bytes | None = None,
 ) -> Program:
     """Make numpy arrays switchable, in place.
 
@@ -144,6 +150,7 @@ def from_numpy(
             bits together with `dtypes`); C-contiguous, writeable, in native byte order. The Program
             keeps them, and they cannot be resized in place while it does.
         dtypes: "bf16" for the names of uint16 arrays that hold bfloat16 bits.
+        public_key: accept only adapters signed by this key; see `Program.require_signature`.
 
     Raises:
         UsageError: an array that is none of this.
@@ -169,7 +176,7 @@ def from_numpy(
         while isinstance(owner, np.ndarray):
             keep.append(weakref.ref(owner))  # numpy then refuses to resize it
             owner = owner.base
-    return Program(core, _MemorySource(places, keep, {}, None))
+    return Program(core, _MemorySource(places, keep, {}, None), public_key)
 
 
 _Place = tuple[str, Callable[[], int], int]

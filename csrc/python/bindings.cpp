@@ -1,4 +1,5 @@
-// The extension module shira_runtime._core: pybind11 over the C++ classes, no logic.
+// The extension module shira_runtime._core: pybind11 over the C++ classes, no logic; here the
+// module itself, program files and programs.
 // SPDX-License-Identifier: Apache-2.0
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -13,6 +14,7 @@
 #include "attach/program_file.h"
 #include "attach/raw_span.h"
 #include "base/hash.h"
+#include "base/signature.h"
 #include "format/adapter_file.h"
 #include "kernels/dispatch.h"
 #include "python/convert.h"
@@ -30,80 +32,6 @@ py::dict to_dict(const SwitchReport& report) {
       "pages_touched"_a = report.pages_touched, "wait_ns"_a = report.wait_ns,
       "check_ns"_a = report.check_ns, "plan_ns"_a = report.plan_ns, "store_ns"_a = report.store_ns,
       "total_ns"_a = report.total_ns, "epoch"_a = report.epoch);
-}
-
-void bind_adapter_file(py::module_& module) {
-  py::class_<SectionInfo>(module, "SectionInfo")
-      .def_readonly("kind", &SectionInfo::kind)
-      .def_readonly("crc32c", &SectionInfo::crc32c)
-      .def_readonly("offset_bytes", &SectionInfo::offset_bytes)
-      .def_readonly("size_bytes", &SectionInfo::size_bytes)
-      .def_property_readonly("sha256",
-                             [](const SectionInfo& self) { return to_bytes(self.sha256); });
-
-  using Tensor = AdapterTensor;
-  py::class_<Tensor>(module, "AdapterTensor")
-      .def_readonly("name", &Tensor::name)
-      .def_property_readonly("dtype", [](const Tensor& self) { return dtype_name(self.dtype); })
-      .def_property_readonly("shape", [](const Tensor& self) { return to_shape(self.dims); })
-      .def_readonly("numel", &Tensor::numel)
-      .def_property_readonly("nnz", &Tensor::nnz)
-      .def_property_readonly("index_codec",
-                             [](const Tensor& self) { return index_codec_name(self.index_codec); })
-      .def_readonly("index_param", &Tensor::index_param)
-      .def_readonly("unit_count", &Tensor::unit_count)
-      .def_readonly("index_bytes", &Tensor::index_bytes)
-      .def_property_readonly("value_kind",
-                             [](const Tensor& self) { return value_kind_name(self.value_kind); })
-      .def_property_readonly("value_dtype",
-                             [](const Tensor& self) { return dtype_name(self.value_dtype); })
-      .def_property_readonly("value_bytes", &Tensor::value_bytes)
-      .def_property_readonly("fingerprint",
-                             [](const Tensor& self) { return to_bytes(self.fingerprint); })
-      .def_property_readonly("base_digest",
-                             [](const Tensor& self) { return to_bytes(self.base_digest); })
-      .def("indices", &tensor_indices)
-      .def("bits", &tensor_bits)
-      .def("values", &tensor_values);
-
-  // The holder is not const because pybind11 knows no holder of const; every bound member is const.
-  const auto hold = [](const std::shared_ptr<const AdapterFile>& file) {
-    return std::const_pointer_cast<AdapterFile>(file);
-  };
-  py::class_<AdapterFile, std::shared_ptr<AdapterFile>>(module, "AdapterFile")
-      .def_static(
-          "open",
-          [hold](const std::string& path) {
-            return hold(unlocked([&] { return AdapterFile::open(path); }));
-          },
-          "path"_a)
-      .def_static(
-          "from_bytes",
-          [hold](const py::bytes& data, const std::string& label) {
-            char* bytes = nullptr;
-            py::ssize_t size_bytes = 0;
-            if (PyBytes_AsStringAndSize(data.ptr(), &bytes, &size_bytes) != 0)
-              throw py::error_already_set();
-            return hold(unlocked([&] {
-              return AdapterFile::from_bytes(bytes, static_cast<size_t>(size_bytes), label);
-            }));
-          },
-          "data"_a, "label"_a)
-      .def_property_readonly("path", [](const AdapterFile& self) { return text(self.path()); })
-      .def_property_readonly("name", &AdapterFile::name)
-      .def_property_readonly("is_bound", &AdapterFile::is_bound)
-      .def_property_readonly("metadata_json",
-                             [](const AdapterFile& self) { return text(self.metadata_json()); })
-      .def_property_readonly(
-          "content_digest", [](const AdapterFile& self) { return to_bytes(self.content_digest()); })
-      .def_property_readonly("file_bytes", &AdapterFile::file_bytes)
-      .def_property_readonly("entry_count", &AdapterFile::entry_count)
-      .def_property_readonly("version",
-                             [](const AdapterFile& self) {
-                               return py::make_tuple(self.version_major(), self.version_minor());
-                             })
-      .def_property_readonly("sections", &AdapterFile::sections)
-      .def_property_readonly("tensors", &AdapterFile::tensors);
 }
 
 void bind_program_file(py::module_& module) {
@@ -174,12 +102,19 @@ void bind_program(py::module_& module) {
            })
       .def(
           "add_adapter",
-          [](Program& self, const std::shared_ptr<AdapterFile>& file, std::string name,
+          [](Program& self, const std::shared_ptr<Adapter>& adapter, std::string name,
              bool allow_unverified_base, bool allow_partial) {
             const AddOptions options{std::move(name), allow_unverified_base, allow_partial};
-            return unlocked([&] { return self.add_adapter(file, options); });
+            return unlocked([&] { return self.add_adapter(adapter, options); });
           },
-          "file"_a, "name"_a, "allow_unverified_base"_a, "allow_partial"_a)
+          "adapter"_a, "name"_a, "allow_unverified_base"_a, "allow_partial"_a)
+      .def(
+          "require_signature",
+          [](Program& self, const py::bytes& public_key) {
+            const PublicKey key = to_key(public_key);
+            unlocked([&] { return self.require_signature(key); });
+          },
+          "public_key"_a)
       .def(
           "remove_adapter",
           [](Program& self, const std::string& name) {
@@ -251,6 +186,7 @@ PYBIND11_MODULE(_core, module) {
         return to_bytes(released([&] { return hash128(array.data(), size_bytes); }));
       },
       "array"_a);
+  module.def("cryptography_available", &cryptography_available);
   module.def("kernels", [] {
     const auto* active = unwrap(kernels::active_kernels());
     py::list rows;
@@ -259,7 +195,7 @@ PYBIND11_MODULE(_core, module) {
     }
     return rows;
   });
-  bind_adapter_file(module);
+  bind_adapters(module);
   bind_program_file(module);
   bind_program(module);
 }

@@ -1,4 +1,4 @@
-// What the bindings need: conversions, errors as exceptions, calls without the GIL.
+// What the bindings share: conversions, errors as exceptions, calls without the GIL.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -13,7 +14,7 @@
 
 #include "base/dtype.h"
 #include "base/result.h"
-#include "format/adapter_file.h"
+#include "base/signature.h"
 
 namespace py = pybind11;
 
@@ -79,44 +80,18 @@ py::bytes to_bytes(const Bytes& bytes) {
 
 inline py::tuple to_shape(const std::vector<uint32_t>& dims) { return py::tuple(py::cast(dims)); }
 
-// (nnz,) uint32, ascending
-inline py::array_t<uint32_t> tensor_indices(const AdapterTensor& tensor) {
-  py::array_t<uint32_t> indices(static_cast<py::ssize_t>(tensor.nnz()));
-  uint32_t* out = indices.mutable_data();
-  for (size_t i = 0; i < tensor.index.entries.size(); ++i) *out++ = tensor.index.entries[i];
-  for (size_t i = 0; i < tensor.index.runs.size(); ++i) {
-    const Run& run = tensor.index.runs[i];
-    for (uint32_t k = 0; k < run.length; ++k) *out++ = run.start + k;
+/// The 32 bytes of an Ed25519 public key.
+inline PublicKey to_key(const py::bytes& bytes) {
+  const std::string key_bytes = bytes;
+  PublicKey key{};
+  if (key_bytes.size() != key.size()) {
+    raise({Status::INVALID_ARGUMENT, "a public key has " + std::to_string(key.size()) +
+                                         " bytes, not " + std::to_string(key_bytes.size())});
   }
-  return indices;
+  std::copy(key_bytes.begin(), key_bytes.end(), key.begin());
+  return key;
 }
 
-// (nnz,) uint32 or uint16: the stored bits
-inline py::array tensor_bits(const AdapterTensor& tensor) {
-  const auto type =
-      tensor.value_dtype == Dtype::f32 ? py::dtype::of<uint32_t>() : py::dtype::of<uint16_t>();
-  return py::array(type, {static_cast<py::ssize_t>(tensor.nnz())}, tensor.values);
-}
-
-// (nnz,) float32: widening is exact
-inline py::array_t<float> tensor_values(const AdapterTensor& tensor) {
-  py::array_t<float> values(static_cast<py::ssize_t>(tensor.nnz()));
-  float* out = values.mutable_data();
-  const auto* halves = reinterpret_cast<const uint16_t*>(tensor.values);
-  for (uint64_t i = 0; i < tensor.nnz(); ++i) {
-    switch (tensor.value_dtype) {
-      case Dtype::f32:
-        out[i] = reinterpret_cast<const float*>(tensor.values)[i];
-        break;
-      case Dtype::f16:
-        out[i] = f16_to_f32(halves[i]);
-        break;
-      case Dtype::bf16:
-        out[i] = bf16_to_f32(halves[i]);
-        break;
-    }
-  }
-  return values;
-}
+void bind_adapters(py::module_& module);  // adapters.cpp
 
 }  // namespace shira
