@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,8 @@ INDEX_CODECS = {
 }
 BLOCK_CODECS = (GAPS8, GAPS16, RICE, RANDOM)
 DERIVED_CODECS = (STRUCT, RANDOM, TOPK)
+
+_Common = tuple[str, int, int, int, int, int, int]  # the fields that every Mask has
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def decode_index_stream(row: IndexRow, stream: bytes, offset_bytes: int) -> Mask
     Raises:
         ReaderError: BAD_INDEX.
     """
-    common = (
+    common: _Common = (
         INDEX_CODECS[row.codec],
         row.element_count,
         row.nnz,
@@ -246,7 +247,7 @@ def _read_leb128(stream: bytes, cursor: int) -> tuple[int, int]:
     raise _BadUnit(cursor, "has a number that is too large")
 
 
-def _decode_struct(common: tuple[Any, ...], stream: bytes) -> StructMask:
+def _decode_struct(common: _Common, stream: bytes) -> StructMask:
     parts, reserved, columns, period, phase = struct.unpack("<B3sIII", stream)
     if any(reserved) or not 1 <= parts <= 7:
         raise _BadUnit(0, "STRUCT has parts or reserved bytes without a meaning")

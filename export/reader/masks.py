@@ -74,7 +74,8 @@ class RunMask(Mask):
     def _positions(self, base: NDArray[Any] | None) -> NDArray[np.uint32]:
         before = np.cumsum(self.lengths) - self.lengths
         shift = np.repeat(self.starts.astype(np.int64) - before, self.lengths)
-        return (np.arange(self.nnz, dtype=np.int64) + shift).astype(np.uint32)
+        shift += np.arange(self.nnz, dtype=np.int64)
+        return shift.astype(np.uint32)
 
 
 @dataclass(frozen=True)
@@ -158,4 +159,6 @@ def expand_blocks(blocks: NDArray[np.uint32], block_length: int) -> NDArray[np.u
     if block_length == 1:
         return blocks
     starts = blocks * np.uint32(block_length)
-    return (starts[:, None] + np.arange(block_length, dtype=np.uint32)).reshape(-1)
+    inside: NDArray[np.uint32] = np.arange(block_length, dtype=np.uint32)
+    positions: NDArray[np.uint32] = np.add.outer(starts, inside).reshape(-1)
+    return positions

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xxhash
@@ -15,6 +15,8 @@ from .masks import Mask
 DTYPES = {1: "F32", 2: "F16", 3: "BF16", 4: "I8", 5: "I4"}
 VALUE_CODECS = {**DTYPES, 6: "Q8", 7: "Q4", 8: "Q2", 9: "Q1"}
 VALUE_KINDS = {0: "target", 1: "delta"}
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 class ReaderError(ValueError):
@@ -114,11 +116,11 @@ class Tensor:
 
     def bits(self) -> NDArray[Any]:
         """Give all (nnz,) entries as `TierPart.bits`, in ascending order of position."""
-        return np.concatenate([part.bits for part in self.parts])[self._order()]
+        return self._in_order([part.bits for part in self.parts])
 
     def values(self) -> NDArray[np.float32]:
         """Give all (nnz,) entries as numbers, in ascending order of position."""
-        return np.concatenate([part.values for part in self.parts])[self._order()]
+        return self._in_order([part.values for part in self.parts])
 
     def matches(self, base: NDArray[Any]) -> bool:
         """Say whether the base has the fingerprints of all tiers that were read."""
@@ -126,16 +128,16 @@ class Tensor:
         below: list[NDArray[np.uint32]] = []
         for part in self.parts:
             below.append(part.mask.positions(base))
-            touched = np.ascontiguousarray(flat[np.sort(np.concatenate(below))])
-            if xxhash.xxh3_128_digest(touched.view(np.uint8)) != part.fingerprint:
+            touched = flat[np.sort(np.concatenate(below))]
+            if xxhash.xxh3_128_digest(touched.tobytes()) != part.fingerprint:
                 return False
         return True
 
-    def _order(self) -> Any:
-        if len(self.parts) == 1:
-            return slice(None)
-        positions = np.concatenate([part.mask.positions(None) for part in self.parts])
-        return np.argsort(positions)
+    def _in_order(self, arrays: list[NDArray[_Number]]) -> NDArray[_Number]:
+        if len(arrays) == 1:
+            return arrays[0]
+        positions = np.concatenate([part.mask.positions() for part in self.parts])
+        return np.take(np.concatenate(arrays), np.argsort(positions))
 
 
 @dataclass(frozen=True)
