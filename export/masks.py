@@ -6,7 +6,8 @@ the weight's shape with exactly ``r * (rows + columns)`` ones, the parameter cou
 rank ``r``. The criteria are those of SHiRA (arXiv 2406.13175, section 3): random (SHiRA-Rand),
 largest weights (SHiRA-WM) and SNIP (SHiRA-SNIP). The paper picks single entries. A block form
 picks aligned runs along the input dimension instead: a switch then touches about one cache line
-per 16 float32 entries rather than one per entry, and a file stores one index per run.
+per 16 float32 entries rather than one per entry, and a file stores one index per run. A file of a
+`seeded_random_mask`, or of a `magnitude_mask` of entries, stores no indices at all.
 
 Example::
 
@@ -17,17 +18,19 @@ Example::
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .seeded import stratified_blocks, weight_seed
 
 __all__ = [
     "layer_seed",
     "magnitude_mask",
     "random_block_mask",
     "random_mask",
+    "seeded_random_mask",
     "snip_mask",
 ]
 
@@ -51,9 +54,8 @@ def layer_seed(base_layer: nn.Module, random_seed: int) -> int:
         An unsigned 63-bit seed.
     """
     weight = base_layer.get_parameter("weight").detach().cpu().contiguous()
-    digest = hashlib.blake2b(f"{random_seed} {weight.dtype} {tuple(weight.shape)}".encode())
-    digest.update(weight.view(torch.uint8).numpy().data)
-    return int.from_bytes(digest.digest()[:8], "little") >> 1
+    as_bytes = weight.view(torch.uint8).numpy()
+    return weight_seed(random_seed, str(weight.dtype), tuple(weight.shape), as_bytes)
 
 
 def random_mask(
@@ -89,6 +91,39 @@ def random_block_mask(
 ) -> Tensor:
     """Picks random aligned 1 x 16 runs: `random_mask` with another default."""
     return random_mask(base_layer, r, random_seed=random_seed, block_length=block_length)
+
+
+def seeded_random_mask(
+    base_layer: nn.Module, r: int, *, random_seed: int, block_length: int = 1, **_: Any
+) -> Tensor:
+    """Picks one entry, or aligned run, at random from each of equal shares of the weight.
+
+    The rule is that of the index codec RANDOM, so that an exporter who knows the base and
+    ``random_seed`` writes 8 bytes in place of the positions. Set ``config.random_seed`` of PEFT to
+    the same number, and `shira-export` finds it. Arguments and result are those of `random_mask`.
+
+    Raises:
+        ValueError: the budget does not fit the weight, or runs do not divide it and its rows.
+    """
+    weight = base_layer.get_parameter("weight")
+    rows, columns = weight.shape
+    entry_count = r * (rows + columns)
+    for what, count in (("rows", columns), ("a budget", entry_count)):
+        if count % block_length:
+            raise ValueError(f"runs of {block_length} do not divide {what} of {count}")
+    if not 0 < entry_count <= weight.numel():
+        raise ValueError(
+            f"r={r} asks for {entry_count} entries; a {rows} x {columns} weight has"
+            f" {weight.numel()}"
+        )
+    blocks = stratified_blocks(
+        layer_seed(base_layer, random_seed),
+        weight.numel() // block_length,
+        entry_count // block_length,
+    )
+    runs = torch.zeros(weight.numel() // block_length, block_length, dtype=weight.dtype)
+    runs[torch.from_numpy(blocks)] = 1
+    return runs.reshape(rows, columns).to(weight.device)
 
 
 def magnitude_mask(base_layer: nn.Module, r: int, *, block_length: int = 1, **_: Any) -> Tensor:
