@@ -197,7 +197,9 @@ class Adapter:
         Args:
             path: the file.
             name: the adapter of this name; needed where the file holds several.
-            tiers, public_key, index_from: see `AdapterFile.open`.
+            tiers: as for `AdapterFile.open`.
+            public_key: as for `AdapterFile.open`.
+            index_from: as for `AdapterFile.open`.
 
         Raises:
             UsageError: INVALID_ARGUMENT: there are several adapters; UNKNOWN_ADAPTER: none is

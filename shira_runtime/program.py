@@ -191,8 +191,8 @@ class Program:
         Raises:
             UsageError: UNKNOWN_ADAPTER, or INVALID_ARGUMENT for a scale that is not finite.
             BaseMismatchError: BASE_MISMATCH (wrong or already patched base), or NON_FINITE_RESULT.
-            AttachError: DETACHED or READ_ONLY: the memory is no longer the one that was attached, or
-                the program's file has become shorter below its weights.
+            AttachError: DETACHED or READ_ONLY: the memory is no longer the one that was attached,
+                or the program's file has become shorter below its weights.
             BusyError: something is in flight and `wait` is false; or the call comes from inside a
                 forward pass of the same thread, which could never end.
         """

@@ -10,7 +10,14 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from shira_runtime.commands.adapters import open_adapters, parse_scales
+from shira_runtime.commands.adapters import (
+    IndexFrom,
+    Names,
+    Tiers,
+    by_name,
+    open_adapters,
+    parse_scales,
+)
 from shira_runtime.commands.bases import Base
 from shira_runtime.commands.output import Json, Misuse, count, print_json, say
 
@@ -19,6 +26,9 @@ def apply(
     base: Annotated[Path, typer.Argument(help="A .safetensors file.")],
     adapters: Annotated[list[Path], typer.Argument(help="One or more .shb files.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors to write.")],
+    names: Names = None,
+    tiers: Tiers = None,
+    index_from: IndexFrom = None,
     scale: Annotated[
         list[str] | None, typer.Option(help="NAME=NUMBER, the scale of an adapter; else 1.")
     ] = None,
@@ -35,7 +45,7 @@ def apply(
     """
     if base.suffix != ".safetensors":
         raise Misuse(f"{base}: only a .safetensors file can be fused")
-    opened_adapters = open_adapters(adapters)
+    opened_adapters = by_name(open_adapters(adapters, names, tiers, index_from))
     scales = parse_scales(scale or (), list(opened_adapters))
     opened = Base(base)
     # Needs no torch, but what Base needs too; Base has said so by now if it is missing.

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from shira_runtime import Program, SwitchReport, __version__, _core, load_program
-from shira_runtime.commands.adapters import open_adapters
+from shira_runtime.commands.adapters import IndexFrom, Names, Tiers, by_name, open_adapters
 from shira_runtime.commands.inputs import Inputs, read_inputs
 from shira_runtime.commands.output import Json, Misuse, note, print_json, print_table
 
@@ -29,8 +29,12 @@ def bench(
         typer.Argument(help="A .pte file; without one, what `shira demo` left in build/demo."),
     ] = None,
     adapters: Annotated[
-        list[Path] | None, typer.Argument(help="One or two .shb files; one alternates with base.")
+        list[Path] | None,
+        typer.Argument(help=".shb files with one or two adapters; one alternates with the base."),
     ] = None,
+    names: Names = None,
+    tiers: Tiers = None,
+    index_from: IndexFrom = None,
     data: Annotated[Path | None, typer.Option(help="The program's .ptd file.")] = None,
     inputs: Inputs = None,
     rounds: Annotated[int, typer.Option(min=1, help="Switches in each direction.")] = 200,
@@ -49,16 +53,16 @@ def bench(
     if model is None:
         model, adapters = _what_demo_left()
         output = output or _DEFAULT_OUTPUT
-    if not adapters or len(adapters) > 2:
+    opened_adapters = by_name(open_adapters(adapters or (), names, tiers, index_from))
+    if not 1 <= len(opened_adapters) <= 2:
         raise Misuse("name one or two adapters to switch between")
-    opened_adapters = open_adapters(adapters)
     program = load_program(model, data)
     program.threads = threads
-    names = [
+    added = [
         program.add_adapter(adapter, allow_unverified_base=allow_unverified_base)
         for adapter in opened_adapters.values()
     ]
-    states: tuple[str, str | None] = (names[0], names[1] if len(names) > 1 else None)
+    states: tuple[str, str | None] = (added[0], added[1] if len(added) > 1 else None)
     first = program.switch(states[0])
     switches: dict[str, tuple[str | None, list[dict[str, int]]]] = {
         f"{states[0]} -> {states[1] or 'base'}": (states[1], []),
@@ -72,7 +76,7 @@ def bench(
     program.switch(None)
     result = {
         "schema_version": 1,
-        "context": _context(model, adapters, threads, rounds),
+        "context": _context(model, adapters or [], threads, rounds),
         "first_switch": {f"base -> {states[0]}": first.to_dict()},
         "later_switches": {name: _summary(samples) for name, (_, samples) in switches.items()},
         "forward_ns": _time_forwards(program, states[0], inputs, forward_rounds),

@@ -15,25 +15,36 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from shira_runtime import Adapter
+from shira_runtime import Adapter, _core
+from shira_runtime.commands.adapters import IndexFrom, Names, Tiers, open_adapters
 from shira_runtime.commands.bases import Base
-from shira_runtime.commands.output import Json, note, print_json, print_table
+from shira_runtime.commands.output import Json, Misuse, note, print_json, print_table
 from shira_runtime.errors import error_of
 
 _LARGEST_DENSE = 2048  # columns up to which the m x m product is formed without scipy
 
 
 def diff(
-    first: Annotated[Path, typer.Argument(help="A .shb file.")],
-    second: Annotated[Path, typer.Argument(help="Another .shb file.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Two .shb files, or one with several adapters.")
+    ],
+    names: Names = None,
+    tiers: Tiers = None,
+    index_from: IndexFrom = None,
     base: Annotated[
         Path | None,
-        typer.Option(help="Their base; needed for signs, AWOM and AWOR of target values."),
+        typer.Option(
+            help="Their base; needed for masks of the largest base values, and for signs, AWOM and"
+            " AWOR of target values."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
     """Compare two adapters: overlap, sign conflicts, AWOM and AWOR."""
-    pair = (Adapter.open(first), Adapter.open(second))
+    adapters = open_adapters(files, names, tiers, index_from)
+    if len(adapters) != 2:
+        raise Misuse(f"name two adapters to compare, not {len(adapters)}")
+    pair = (adapters[0], adapters[1])
     opened = None if base is None else Base(base)
     shared = [name for name in pair[0].tensors if name in pair[1].tensors]
     rows = [_compare(pair, name, opened) for name in shared]
@@ -68,7 +79,8 @@ def _compare(pair: tuple[Adapter, Adapter], name: str, base: Base | None) -> dic
     if tensors[0].shape != tensors[1].shape:
         shapes = " and ".join(str(list(tensor.shape)) for tensor in tensors)
         raise error_of("SHAPE_MISMATCH", f"has shapes {shapes} in the two files", tensor=name)
-    indices = [tensor.indices() for tensor in tensors]
+    stored = None if base is None else _read_base(base, name, tensors[0].shape)
+    indices = [tensor.indices(stored) for tensor in tensors]
     common, at_first, at_second = np.intersect1d(
         indices[0], indices[1], assume_unique=True, return_indices=True
     )
@@ -82,7 +94,9 @@ def _compare(pair: tuple[Adapter, Adapter], name: str, base: Base | None) -> dic
         "awom": None,
         "awor": None,
     }
-    deltas = [_deltas(adapter, name, base) for adapter in pair]
+    deltas = [
+        _deltas(tensor, entries, stored) for tensor, entries in zip(tensors, indices, strict=True)
+    ]
     if deltas[0] is None or deltas[1] is None:
         return row
     signs = np.sign(deltas[0][at_first]) * np.sign(deltas[1][at_second])
@@ -94,16 +108,21 @@ def _compare(pair: tuple[Adapter, Adapter], name: str, base: Base | None) -> dic
     return row
 
 
-def _deltas(adapter: Adapter, name: str, base: Base | None) -> NDArray[np.float32] | None:
-    tensor = adapter.tensors[name]
+def _read_base(base: Base, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    stored = base.find(name)
+    if stored is None or stored.shape != shape:
+        raise error_of("UNKNOWN_TENSOR", f"{base.path} has none of this shape", tensor=name)
+    return base.read(name)
+
+
+def _deltas(
+    tensor: _core.AdapterTensor, indices: NDArray[np.uint32], base: NDArray[Any] | None
+) -> NDArray[np.float32] | None:
     if tensor.value_kind == "delta":
         return tensor.values()
     if base is None:
         return None
-    stored = base.find(name)
-    if stored is None or stored.shape != tensor.shape:
-        raise error_of("UNKNOWN_TENSOR", f"{base.path} has none of this shape", tensor=name)
-    original = base.read(name).reshape(-1)[tensor.indices()].astype(np.float32)
+    original = base.reshape(-1)[indices].astype(np.float32)
     return np.asarray(tensor.values() - original, dtype=np.float32)
 
 

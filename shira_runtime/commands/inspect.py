@@ -9,83 +9,66 @@ from typing import Annotated, Any
 
 import typer
 
-from shira_runtime import Adapter, _core
+from shira_runtime import _core
+from shira_runtime.commands.adapters import IndexFrom, Tiers, open_file
+from shira_runtime.commands.describe import PEFT_BYTES_PER_ENTRY, describe_file
 from shira_runtime.commands.output import Json, count, note, print_json, print_table, say
-
-_PEFT_BYTES_PER_ENTRY = 12  # two int32 indices and a float32 value
-_SECTIONS = ("adapters", "tensors", "names", "metadata", "index", "values")
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A .shb, .pte or .ptd file.")], json: Json = False
+    file: Annotated[Path, typer.Argument(help="A .shb, .pte or .ptd file.")],
+    tiers: Tiers = None,
+    index_from: IndexFrom = None,
+    json: Json = False,
 ) -> None:
-    """Show what is in an adapter, or a program's named constants."""
+    """Show what is in an adapter file, or a program's named constants."""
     with file.open("rb") as stream:
         start = stream.read(8)
     if start[4:6] in (b"ET", b"FT"):
         description = _describe_program(_core.ProgramFile.read(os.fsencode(file)))
     else:
-        description = describe_adapter(Adapter.open(file))
+        description = describe_file(open_file(file, tiers, index_from))
     if json:
         print_json(description)
     elif description["kind"] == "shb":
-        _show_adapter(description)
+        _show_file(description)
     else:
         _show_program(description)
 
 
-def describe_adapter(adapter: Adapter) -> dict[str, Any]:
-    """Everything about an adapter but its entries, ready for JSON."""
-    return {
-        "file": adapter.path,
-        "kind": "shb",
-        "format_version": ".".join(map(str, adapter.version)),
-        "name": adapter.name,
-        "is_bound": adapter.is_bound,
-        "content_digest": adapter.content_digest,
-        "file_bytes": adapter.file_bytes,
-        "entry_count": adapter.entry_count,
-        "bytes_per_entry": adapter.file_bytes / adapter.entry_count,
-        "sections": [
-            {
-                "kind": _SECTIONS[section.kind - 1],
-                "offset_bytes": section.offset_bytes,
-                "size_bytes": section.size_bytes,
-                "crc32c": f"{section.crc32c:08x}",
-                "sha256": section.sha256.hex(),
-            }
-            for section in adapter._core.sections
-        ],
-        "tensors": [
-            {
-                "name": tensor.name,
-                "dtype": tensor.dtype,
-                "shape": list(tensor.shape),
-                "nnz": tensor.nnz,
-                "density": tensor.nnz / tensor.numel,
-                "index_codec": tensor.index_codec,
-                "index_param": tensor.index_param,
-                "unit_count": tensor.unit_count,
-                "index_bytes": tensor.index_bytes,
-                "value_kind": tensor.value_kind,
-                "value_dtype": tensor.value_dtype,
-                "value_bytes": tensor.value_bytes,
-                "fingerprint": tensor.fingerprint.hex() if adapter.is_bound else None,
-                "base_digest": tensor.base_digest.hex() if adapter.is_bound else None,
-            }
-            for tensor in adapter.tensors.values()
-        ],
-        "metadata": adapter.metadata,
-    }
+def _show_file(file: dict[str, Any]) -> None:
+    adapters = file["adapters"]
+    signed = f"signed, it says, by {file['signer']}" if file["signer"] else "not signed"
+    tiers = ""
+    if file["tier_count"] > 1:
+        tiers = f", {file['opened_tier_count']} of {file['tier_count']} tiers"
+    pack = f"pack of {len(adapters)} adapters" if len(adapters) > 1 else adapters[0]["name"]
+    say(f"{pack}: .shb {file['format_version']}{tiers}, {signed}")
+    say(f"digest {file['content_digest']}")
+    for adapter in adapters:
+        _show_adapter(adapter)
+    print_table(
+        ("section", "tier", "offset", "bytes"),
+        [(s["kind"], s["tier"], s["offset_bytes"], s["size_bytes"]) for s in file["sections"]],
+    )
+    shared = sum(table["used_by"] > 1 for table in file["index_tables"])
+    if shared:
+        say(f"{shared} of {len(file['index_tables'])} index streams are shared")
+    peft = PEFT_BYTES_PER_ENTRY * file["entry_count"]
+    say(
+        f"{count(file['entry_count'])} entries, {count(file['file_bytes'])} bytes:"
+        f" {file['bytes_per_entry']:.2f} per entry (PEFT: {PEFT_BYTES_PER_ENTRY},"
+        f" {peft / file['file_bytes']:.1f} times as much)"
+    )
 
 
 def _show_adapter(adapter: dict[str, Any]) -> None:
     bound = "bound to its base" if adapter["is_bound"] else "unbound: no base fingerprints"
-    say(f"{adapter['name']}: .shb {adapter['format_version']}, {bound}")
-    say(f"digest {adapter['content_digest']}")
-    tensors = adapter["tensors"]
     print_table(
-        ("tensor", "shape", "dtype", "entries", "density %", "index", "values", "bytes"),
+        (
+            *("tensor", "shape", "dtype", "entries", "density %"),
+            *("index", "values", "bytes", "B/entry", "bound"),
+        ),
         [
             (
                 tensor["name"],
@@ -93,30 +76,23 @@ def _show_adapter(adapter: dict[str, Any]) -> None:
                 tensor["dtype"],
                 tensor["nnz"],
                 100 * tensor["density"],
-                _codec(tensor),
-                f"{tensor['value_kind']} {tensor['value_dtype']}",
+                " + ".join(_coding(part) for part in tensor["parts"]),
+                f"{tensor['value_kind']} {tensor['value_codec']}",
                 tensor["index_bytes"] + tensor["value_bytes"],
+                tensor["bytes_per_entry"],
+                tensor["bound_bytes_per_entry"],
             )
-            for tensor in tensors
+            for tensor in adapter["tensors"]
         ],
-    )
-    print_table(
-        ("section", "offset", "bytes"),
-        [(s["kind"], s["offset_bytes"], s["size_bytes"]) for s in adapter["sections"]],
+        title=f"{adapter['name']}: {count(adapter['entry_count'])} entries, {bound}",
     )
     if adapter["metadata"]:
         print_table(("metadata", ""), sorted(adapter["metadata"].items()))
-    peft = _PEFT_BYTES_PER_ENTRY * adapter["entry_count"]
-    say(
-        f"{count(adapter['entry_count'])} entries in {len(tensors)} tensors,"
-        f" {count(adapter['file_bytes'])} bytes: {adapter['bytes_per_entry']:.2f} per entry,"
-        f" {peft / adapter['file_bytes']:.1f} times smaller than PEFT's entries"
-    )
 
 
-def _codec(tensor: dict[str, Any]) -> str:
-    parameter = f" of {tensor['index_param']}" if tensor["index_param"] else ""
-    return f"{tensor['index_codec']}{parameter}"
+def _coding(part: dict[str, Any]) -> str:
+    block = f" of {part['block_length']}" if part["block_length"] > 1 else ""
+    return f"{part['codec']}{block}"
 
 
 def _describe_program(program: _core.ProgramFile) -> dict[str, Any]:

@@ -15,17 +15,27 @@ import typer
 from numpy.typing import NDArray
 
 from shira_runtime import load_program
-from shira_runtime.commands.adapters import open_adapters, parse_scales
+from shira_runtime.commands.adapters import (
+    IndexFrom,
+    Names,
+    Tiers,
+    by_name,
+    open_adapters,
+    parse_scales,
+)
 from shira_runtime.commands.inputs import Inputs, read_inputs
 from shira_runtime.commands.output import Json, note, print_json, print_table
 
 
 def run_program(
     model: Annotated[Path, typer.Argument(help="A .pte file.")],
-    inputs: Inputs = None,
     adapters: Annotated[
-        list[Path] | None, typer.Option("--adapter", "-a", help="A .shb file to make active.")
+        list[Path] | None, typer.Argument(help=".shb files to make active.")
     ] = None,
+    names: Names = None,
+    tiers: Tiers = None,
+    index_from: IndexFrom = None,
+    inputs: Inputs = None,
     scale: Annotated[
         list[str] | None,
         typer.Option(help="NAME=NUMBER, the scale of an adapter (NUMBER if there is one); else 1."),
@@ -42,7 +52,7 @@ def run_program(
     json: Json = False,
 ) -> None:
     """Run a program once and show or save its outputs."""
-    opened_adapters = open_adapters(adapters or ())
+    opened_adapters = by_name(open_adapters(adapters or (), names, tiers, index_from))
     scales = parse_scales(scale or (), list(opened_adapters))
     if output is not None:
         _check_folder(output, force)

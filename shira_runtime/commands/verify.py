@@ -3,22 +3,25 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from shira_runtime import Adapter, BaseMismatchError, ShiraError, _core, from_numpy
+from shira_runtime import (
+    Adapter,
+    AdapterFile,
+    BaseMismatchError,
+    ShiraError,
+    _core,
+    from_numpy,
+    signing,
+)
+from shira_runtime.commands.adapters import IndexFrom, open_sources
 from shira_runtime.commands.bases import Base
 from shira_runtime.commands.output import Json, count, print_json, print_table, say
 from shira_runtime.errors import error_of
-
-# docs/FORMAT.md, sections 4, 5 and 12
-_HEADER_BYTES = 128
-_SECTION_TABLE_ROW_BYTES = 64
-_DIGEST = slice(64, 96)
-_HEADER_CRC = slice(124, 128)
 
 
 def verify(
@@ -27,23 +30,31 @@ def verify(
         Path | None,
         typer.Option(help="The base: a model folder, .safetensors, .pte or .ptd file."),
     ] = None,
+    public_key: Annotated[
+        str | None,
+        typer.Option(
+            "--public-key", help="Also the signature: 64 hex digits, or a PEM file of the key."
+        ),
+    ] = None,
+    index_from: IndexFrom = None,
     json: Json = False,
 ) -> None:
-    """Check an adapter's checksums and digests, and that it fits a base."""
+    """Check a file's checksums, digests and signature, and that its adapters fit a base."""
+    key = None if public_key is None else signing.parse_public_key(public_key)
     content = file.read_bytes()
-    adapter = Adapter.from_bytes(content, str(file))
-    check_digests(content, adapter)
-    rows = []
-    if base is not None:
-        opened = Base(base)
-        opened.require_distinct(adapter.tensors)
-        rows = [_compare(adapter, name, opened) for name in adapter.tensors]
+    opened = AdapterFile.from_bytes(content, str(file), index_from=open_sources(index_from))
+    check_digests(opened, content)
+    if key is not None:
+        opened.check_signature(key)
+    adapters = opened.adapters.values()
+    rows = [] if base is None else _compare_all(adapters, Base(base))
     failed = [row for row in rows if row["problem"]]
     if json:
         print_json(
             {
                 "file": str(file),
-                "content_digest": adapter.content_digest,
+                "content_digest": opened.content_digest,
+                "signed_by": None if key is None else key.hex(),
                 "base": None if base is None else str(base),
                 "tensors": rows,
                 "ok": not failed,
@@ -52,14 +63,21 @@ def verify(
     else:
         if rows:
             print_table(
-                ("tensor", "fits the base", "problem"),
-                [(row["name"], not row["problem"], row["problem"] or "") for row in rows],
+                ("adapter", "tensor", "fits the base", "problem"),
+                [
+                    (row["adapter"], row["name"], not row["problem"], row["problem"] or "")
+                    for row in rows
+                ],
             )
         if not failed:
             against = "" if base is None else f", made for {base}"
+            signed = "" if key is None else f", signed by {key.hex()}"
+            tensor_count = sum(len(adapter.tensors) for adapter in adapters)
+            entry_count = sum(adapter.entry_count for adapter in adapters)
+            pack = f"{len(adapters)} adapters, " if len(adapters) > 1 else ""
             say(
-                f"{file}: sound, {len(adapter.tensors)} tensors, {count(adapter.entry_count)}"
-                f" entries, digest {adapter.content_digest}{against}"
+                f"{file}: sound, {pack}{tensor_count} tensors, {count(entry_count)} entries,"
+                f" digest {opened.content_digest}{signed}{against}"
             )
     if failed:
         raise error_of(
@@ -70,31 +88,24 @@ def verify(
         )
 
 
-def check_digests(content: bytes, adapter: Adapter) -> None:
-    """Compare the SHA-256 of every section and of the whole with what the file declares.
+def check_digests(opened: AdapterFile, content: bytes) -> None:
+    """Compute every SHA-256, in Python where the core was built without its library.
 
     Raises:
         FormatError: DIGEST_MISMATCH.
     """
-    sections = adapter._core.sections
-    for section in sections:
-        data = content[section.offset_bytes : section.offset_bytes + section.size_bytes]
-        if hashlib.sha256(data).digest() != section.sha256:
-            raise error_of(
-                "DIGEST_MISMATCH",
-                f"{adapter.path}: SHA-256 of section {section.kind} is"
-                f" {hashlib.sha256(data).hexdigest()}, the file declares {section.sha256.hex()}",
-            )
-    header = bytearray(content[: _HEADER_BYTES + len(sections) * _SECTION_TABLE_ROW_BYTES])
-    header[_DIGEST] = bytes(32)
-    header[_HEADER_CRC] = bytes(4)
-    found = hashlib.sha256(header).hexdigest()
-    if found != adapter.content_digest:
-        raise error_of(
-            "DIGEST_MISMATCH",
-            f"{adapter.path}: the content digest is {found}, the file declares"
-            f" {adapter.content_digest}",
-        )
+    if _core.cryptography_available():
+        opened.check_digests()
+    else:
+        signing.check_digests(content, opened.path)
+
+
+def _compare_all(adapters: Iterable[Adapter], base: Base) -> list[dict[str, Any]]:
+    rows = []
+    for adapter in adapters:
+        base.require_distinct(adapter.tensors)
+        rows += [_compare(adapter, name, base) for name in adapter.tensors]
+    return rows
 
 
 def _compare(adapter: Adapter, name: str, base: Base) -> dict[str, Any]:
@@ -120,6 +131,7 @@ def _compare(adapter: Adapter, name: str, base: Base) -> dict[str, Any]:
         except BaseMismatchError as mismatch:
             error = mismatch
     return {
+        "adapter": adapter.name,
         "name": name,
         "problem": error and error.message,
         "status": error and error.status,
