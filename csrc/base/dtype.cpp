@@ -14,6 +14,10 @@ const char* dtype_name(Dtype dtype) {
       return "f16";
     case Dtype::bf16:
       return "bf16";
+    case Dtype::i8:
+      return "int8";
+    case Dtype::i4:
+      return "int4";
   }
   return "unknown";
 }

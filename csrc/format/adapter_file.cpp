@@ -3,11 +3,14 @@
 #include "format/adapter_file.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <utility>
 
 #include "base/file.h"
+#include "format/adapter_digests.h"
 #include "format/adapter_parser.h"
+#include "format/header.h"
 #include "format/layout.h"
 
 namespace shira {
@@ -25,34 +28,39 @@ Result<void> read_exactly(const File& file, uint64_t offset_bytes, uint8_t* out,
   return file.error(Status::IO_ERROR, "the file became shorter while it was read");
 }
 
-Result<AdapterPointer> read_and_parse(const std::string& path) {
+Result<AdapterPointer> read_and_parse(const std::string& path, const OpenOptions& options) {
   SHIRA_ASSIGN(const File file, File::open(path));
   SHIRA_ASSIGN(const FileState state, file.state());
   const uint64_t file_bytes = state.size_bytes;
-  uint8_t header[layout::kHeaderBytes] = {};
-  const auto header_bytes = static_cast<size_t>(std::min(file_bytes, layout::kHeaderBytes));
-  SHIRA_TRY(read_exactly(file, 0, header, header_bytes));
-  SHIRA_TRY(check_header(ByteReader(header, header_bytes), file_bytes));
+  // A file of another kind, or whose sections do not cover it, is refused before memory is spent.
+  std::array<uint8_t, layout::kMaxSectionTableEnd> start;
+  const auto start_bytes = static_cast<size_t>(std::min<uint64_t>(file_bytes, start.size()));
+  SHIRA_TRY(read_exactly(file, 0, start.data(), start_bytes));
+  const ByteReader reader(start.data(), start_bytes);
+  SHIRA_ASSIGN(const Header header, read_header(reader, file_bytes));
+  SHIRA_ASSIGN(std::vector<SectionInfo> sections, read_section_table(header, reader, file_bytes));
   if (file_bytes > SIZE_MAX) {
     return Error{Status::OUT_OF_MEMORY, "the file does not fit the address space"};
   }
   SHIRA_ASSIGN(Array<uint8_t> bytes, Array<uint8_t>::make(static_cast<size_t>(file_bytes)));
-  std::memcpy(bytes.data(), header, header_bytes);
+  std::memcpy(bytes.data(), start.data(), start_bytes);
   SHIRA_TRY(
-      read_exactly(file, header_bytes, bytes.data() + header_bytes, bytes.size() - header_bytes));
-  return AdapterParser::parse(std::move(bytes), path);
+      read_exactly(file, start_bytes, bytes.data() + start_bytes, bytes.size() - start_bytes));
+  return AdapterParser::parse(std::move(bytes), path, header, std::move(sections), options);
 }
 
 Result<AdapterPointer> copy_and_parse(const void* source, size_t size_bytes,
-                                      const std::string& label) {
-  const auto* source_bytes = static_cast<const uint8_t*>(source);
-  SHIRA_TRY(check_header(ByteReader(source_bytes, size_bytes), size_bytes));
+                                      const std::string& label, const OpenOptions& options) {
+  const ByteReader reader(static_cast<const uint8_t*>(source), size_bytes);
+  SHIRA_ASSIGN(const Header header, read_header(reader, size_bytes));
+  SHIRA_ASSIGN(std::vector<SectionInfo> sections, read_section_table(header, reader, size_bytes));
   SHIRA_ASSIGN(Array<uint8_t> bytes, Array<uint8_t>::make(size_bytes));
-  std::memcpy(bytes.data(), source_bytes, size_bytes);
-  return AdapterParser::parse(std::move(bytes), label);
+  std::memcpy(bytes.data(), source, size_bytes);
+  return AdapterParser::parse(std::move(bytes), label, header, std::move(sections), options);
 }
 
-Result<AdapterPointer> with_label(Result<AdapterPointer> result, const std::string& label) {
+template <typename T>
+Result<T> with_label(Result<T> result, const std::string& label) {
   if (!result.ok()) result.error().file = label;
   return result;
 }
@@ -63,20 +71,36 @@ const char* value_kind_name(ValueKind kind) {
   return kind == ValueKind::target ? "target" : "delta";
 }
 
-Result<std::shared_ptr<const AdapterFile>> AdapterFile::open(const std::string& path) {
-  return with_label(read_and_parse(path), path);
+Result<std::shared_ptr<const AdapterFile>> AdapterFile::open(const std::string& path,
+                                                             const OpenOptions& options) {
+  return with_label(read_and_parse(path, options), path);
 }
 
 Result<std::shared_ptr<const AdapterFile>> AdapterFile::from_bytes(const void* bytes,
                                                                    size_t size_bytes,
-                                                                   const std::string& label) {
-  return with_label(copy_and_parse(bytes, size_bytes, label), label);
+                                                                   const std::string& label,
+                                                                   const OpenOptions& options) {
+  return with_label(copy_and_parse(bytes, size_bytes, label, options), label);
 }
 
-uint64_t AdapterFile::entry_count() const {
+Result<void> AdapterFile::check_digests() const {
+  return with_label(check_file_digests({bytes_.data(), bytes_.size()}, sections_), path_);
+}
+
+Result<void> AdapterFile::check_signature(const PublicKey& key) const {
+  return with_label(check_file_signature({bytes_.data(), bytes_.size()}, sections_, key), path_);
+}
+
+uint64_t Adapter::entry_count() const {
   uint64_t count = 0;
-  for (const AdapterTensor& tensor : tensors_) count += tensor.nnz();
+  for (const AdapterTensor& tensor : tensors) count += tensor.nnz;
   return count;
+}
+
+std::shared_ptr<const Adapter> adapter_of(std::shared_ptr<const AdapterFile> file,
+                                          uint32_t number) {
+  const Adapter* adapter = &file->adapters()[number];
+  return {std::move(file), adapter};
 }
 
 }  // namespace shira

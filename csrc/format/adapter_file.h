@@ -22,6 +22,7 @@
 namespace shira {
 
 class AdapterFile;
+class IndexTable;
 
 enum class ValueKind : uint8_t { target = 0, delta = 1 };
 
@@ -119,9 +120,13 @@ class AdapterFile {
   uint64_t file_bytes() const { return bytes_.size(); }
   uint16_t version_major() const { return version_major_; }
   uint16_t version_minor() const { return version_minor_; }
-  uint32_t tier_count() const { return tier_count_; }                // in the file
-  uint32_t opened_tier_count() const { return opened_tier_count_; }  // available here
+  uint32_t tier_count() const { return tier_count_; }                 // in the file
+  uint32_t opened_tier_count() const { return opened_tier_count_; }   // available here
   const std::optional<PublicKey>& signer() const { return signer_; }  // as the file says
+  /// The INDEX sections of the file itself, which others may refer to.
+  const std::vector<std::shared_ptr<const IndexTable>>& index_tables() const {
+    return index_tables_;
+  }
 
   /// SHA-256 of every section and of header and table. DIGEST_MISMATCH, NO_CRYPTOGRAPHY.
   Result<void> check_digests() const;
@@ -146,6 +151,7 @@ class AdapterFile {
   std::array<uint8_t, 32> content_digest_{};
   std::optional<PublicKey> signer_;
   std::vector<SectionInfo> sections_;
+  std::vector<std::shared_ptr<const IndexTable>> index_tables_;
   std::vector<Array<uint8_t>> unpacked_;  // what the tensors' `values` point to outside bytes_
 };
 

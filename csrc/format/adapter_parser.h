@@ -1,66 +1,47 @@
-// AdapterParser: every rule of docs/FORMAT.md, checked in one pass over the bytes of a .shb file.
+// AdapterParser: from the bytes of a .shb file to an AdapterFile, by the steps of docs/FORMAT.md.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
-#include "base/byte_reader.h"
 #include "format/adapter_file.h"
+#include "format/adapter_steps.h"
+#include "format/adapter_tiers.h"
 
 namespace shira {
 
-/// Checks the header of a file of `file_bytes` bytes by itself, so that a file of another kind or
-/// length is refused before memory is spent on it. `start` holds its first min(128, file_bytes)
-/// bytes.
-Result<void> check_header(ByteReader start, uint64_t file_bytes);
-
-/// Makes an AdapterFile from the bytes of a .shb file. Errors carry tensor and offset; the label is
-/// the caller's to add.
 class AdapterParser {
  public:
+  /// Everything from the bytes of the sections on: step 1 and the section table were done by
+  /// read_header() and read_section_table(). Errors carry tensor and offset; the label is the
+  /// caller's to add.
   static Result<std::shared_ptr<const AdapterFile>> parse(Array<uint8_t> bytes,
-                                                          const std::string& label);
+                                                          const std::string& label,
+                                                          const Header& header,
+                                                          std::vector<SectionInfo> sections,
+                                                          const OpenOptions& options);
 
  private:
-  explicit AdapterParser(AdapterFile* file);
+  AdapterParser(AdapterFile* file, const Header& header, std::vector<SectionInfo> sections);
 
-  Result<void> parse_all();
-  Result<void> parse_section_table();
-  Result<void> check_section_row(uint32_t section_index, uint64_t expected_offset);
-  Result<void> check_section_bytes(uint32_t section_index);
-  Result<void> parse_adapter_row();
-  Result<void> parse_tensor_table();
-  // `row` is the offset of the tensor's row in the file.
-  Result<void> parse_tensor(uint64_t row, AdapterTensor* tensor);
-  Result<void> parse_types(uint64_t row, AdapterTensor* tensor);
-  Result<void> check_flags(uint64_t row);
-  Result<void> parse_shape(uint64_t row, AdapterTensor* tensor);
-  Result<void> parse_counts(uint64_t row, AdapterTensor* tensor);
-  Result<void> parse_streams(uint64_t row, AdapterTensor* tensor);
-  Result<void> check_values(const AdapterTensor& tensor);
-  Result<void> parse_metadata();
+  Result<void> run_steps(const OpenOptions& options);
+  Result<void> choose_tiers(const OpenOptions& options);
 
-  Result<std::string> take_name(uint64_t row);
-  Result<uint64_t> take_stream(uint32_t section_index, uint64_t* end, uint64_t offset_field,
-                               uint64_t size_field, uint64_t size_bytes);
-  Result<void> check_covered(uint32_t section_index, uint64_t end, const char* what) const;
-  Result<void> check_row_count(uint32_t section_index, uint64_t row_count,
-                               uint64_t row_bytes) const;
-  Result<void> check_zero(uint64_t begin, uint64_t end, const char* what) const;
-
-  const SectionInfo& section(uint32_t section_index) const;
-  uint64_t section_end(uint32_t section_index) const;
-  Error fail(Status status, uint64_t offset_bytes, std::string message) const;
+  // What was checked, as the classes that users see.
+  void describe_file();
+  Result<void> build_adapters();
+  Result<void> build_tensor(uint32_t last_row, AdapterTensor* tensor);
+  Result<void> take_positions(const std::vector<uint32_t>& row_numbers, AdapterTensor* tensor);
+  Result<void> take_values(const std::vector<uint32_t>& row_numbers, const IndexLists& lists,
+                           AdapterTensor* tensor);
 
   AdapterFile& file_;
-  ByteReader bytes_;
-  std::string tensor_name_;  // of the tensor at hand, for errors
-  // Offsets in the file where the next name and the next streams are due.
-  uint64_t name_end_ = 0;
-  uint64_t index_end_ = 0;
-  uint64_t value_end_ = 0;
+  ParsedFile parsed_;
+  /// By the lists of the tiers: adapters that share positions share the merged ones too.
+  std::map<std::vector<const IndexList*>, std::shared_ptr<const IndexList>> merged_;
 };
 
 }  // namespace shira

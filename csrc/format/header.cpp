@@ -1,117 +1,130 @@
-// The header of a .shb file: what can be said before anything else is read.
+// Step 1 of docs/FORMAT.md section 13: the header.
 // SPDX-License-Identifier: Apache-2.0
+#include "format/header.h"
+
 #include <algorithm>
 #include <cstring>
-#include <string>
 
 #include "base/hash.h"
-#include "format/adapter_parser.h"
+#include "format/adapter_record.h"
 #include "format/layout.h"
 #include "format/message.h"
 
 namespace shira {
 namespace {
 
-Error fail(Status status, uint64_t offset, std::string message) {
-  return Error{status, std::move(message), {}, {}, offset};
+using namespace layout::header;
+
+Error truncated(const Record& record, uint64_t file_bytes, uint64_t needed_bytes,
+                const char* what) {
+  return record.refuse(Status::TRUNCATED, file_bytes,
+                       "the file has " + std::to_string(file_bytes) + " bytes, but " + what +
+                           " needs " + std::to_string(needed_bytes));
 }
 
-Error truncated(uint64_t file_bytes, uint64_t needed_bytes, const char* what) {
-  return fail(Status::TRUNCATED, file_bytes,
-              "the file has " + std::to_string(file_bytes) + " bytes, but " + what + " " +
-                  std::to_string(needed_bytes));
-}
-
-Result<void> check_identity(ByteReader start, uint64_t file_bytes) {
+/// What tells another kind of file from a damaged one, in the order that tells it best.
+Result<void> check_identity(const Record& record, uint64_t file_bytes) {
   if (file_bytes < sizeof(layout::kMagic)) {
-    return truncated(file_bytes, sizeof(layout::kMagic), "the magic needs");
+    return truncated(record, file_bytes, sizeof(layout::kMagic), "the magic");
   }
-  if (std::memcmp(start.data(), layout::kMagic, sizeof(layout::kMagic)) != 0) {
-    return fail(Status::BAD_MAGIC, 0,
-                "the file starts with " + to_hex(start.data(), sizeof(layout::kMagic)) +
-                    ", not with the .shb magic " + to_hex(layout::kMagic, sizeof(layout::kMagic)));
+  if (std::memcmp(record.bytes(0), layout::kMagic, sizeof(layout::kMagic)) != 0) {
+    return record.refuse(Status::BAD_MAGIC, 0,
+                         "the file starts with " + to_hex(record.bytes(0), sizeof(layout::kMagic)) +
+                             ", not with the .shb magic " +
+                             to_hex(layout::kMagic, sizeof(layout::kMagic)));
   }
-  if (file_bytes < layout::header::kHeaderSize) {
-    return truncated(file_bytes, layout::kHeaderBytes, "the header needs");
-  }
-  const uint16_t major = start.u16(layout::header::kMajor);
-  const uint16_t minor = start.u16(layout::header::kMinor);
-  if (major != layout::kVersionMajor || minor != layout::kVersionMinor) {
-    const bool wrong_major = major != layout::kVersionMajor;
-    return fail(
-        Status::UNSUPPORTED_VERSION, wrong_major ? layout::header::kMajor : layout::header::kMinor,
-        "the file has format version " + std::to_string(major) + "." + std::to_string(minor) +
-            ", this reader knows " + std::to_string(layout::kVersionMajor) + "." +
-            std::to_string(layout::kVersionMinor));
+  if (file_bytes < kHeaderBytes) return truncated(record, file_bytes, kHeaderBytes, "the version");
+  const uint16_t major = record.u16(kVersionMajor);
+  if (major != layout::kVersionMajor) {
+    return record.refuse(Status::UNSUPPORTED_VERSION, kVersionMajor,
+                         differs("the major version of the format", major, layout::kVersionMajor));
   }
   if (file_bytes < layout::kHeaderBytes) {
-    return truncated(file_bytes, layout::kHeaderBytes, "the header needs");
+    return truncated(record, file_bytes, layout::kHeaderBytes, "the header");
   }
-  const uint32_t stored_crc = start.u32(layout::header::kHeaderCrc);
-  const uint32_t crc = crc32c(start.data(), layout::header::kHeaderCrc);
+  const uint32_t stored_crc = record.u32(kHeaderCrc);
+  const uint32_t crc = crc32c(record.bytes(0), kHeaderCrc);
   if (crc != stored_crc) {
-    return fail(Status::HEADER_CHECKSUM, layout::header::kHeaderCrc,
-                wrong_crc("the header", crc, stored_crc));
+    return record.refuse(Status::HEADER_CHECKSUM, kHeaderCrc,
+                         wrong_crc("the header", crc, stored_crc));
   }
-  return {};
-}
-
-Result<void> check_sizes(ByteReader start, uint64_t file_bytes) {
-  const uint32_t header_bytes = start.u32(layout::header::kHeaderSize);
-  if (header_bytes != layout::kHeaderBytes) {
-    return fail(Status::BAD_LAYOUT, layout::header::kHeaderSize,
-                differs("header_bytes", header_bytes, layout::kHeaderBytes));
-  }
-  const uint64_t declared_bytes = start.u64(layout::header::kFileBytes);
-  if (file_bytes < declared_bytes)
-    return truncated(file_bytes, declared_bytes, "its header declares");
-  if (file_bytes > declared_bytes) {
-    return fail(Status::TRAILING_BYTES, declared_bytes,
-                "the file has " + std::to_string(file_bytes) + " bytes, but its header declares " +
-                    std::to_string(declared_bytes));
-  }
-  const uint64_t unknown =
-      start.u64(layout::header::kRequiredFeatures) & ~layout::kKnownRequiredFeatures;
+  const uint64_t unknown = record.u64(kRequiredFeatures) & ~layout::kKnownRequiredFeatures;
   if (unknown != 0) {
-    return fail(Status::UNSUPPORTED_FEATURE, layout::header::kRequiredFeatures,
-                "the file requires features that this reader does not know (bits " +
-                    std::to_string(unknown) + ")");
+    return record.refuse(Status::UNSUPPORTED_FEATURE, kRequiredFeatures,
+                         "the file requires features that this reader does not know (bits " +
+                             std::to_string(unknown) + ")");
   }
   return {};
 }
 
-Result<void> check_count(ByteReader start, uint64_t field, const char* name, uint32_t low,
-                         uint32_t high) {
-  const uint32_t count = start.u32(field);
-  if (count >= low && count <= high) return {};
-  return fail(Status::BAD_COUNT, field, out_of_range(name, count, low, high));
-}
-
-Result<void> check_reserved(ByteReader start, uint64_t begin, uint64_t end) {
-  for (uint64_t offset = begin; offset < end; ++offset) {
-    if (start.u8(offset) != 0) {
-      return fail(Status::RESERVED_NOT_ZERO, offset, "a reserved field of the header is not zero");
-    }
+Result<void> check_sizes(const Record& record, uint64_t file_bytes) {
+  if (record.u32(kHeaderBytes) != layout::kHeaderBytes) {
+    return record.refuse(Status::BAD_LAYOUT, kHeaderBytes,
+                         differs("header_bytes", record.u32(kHeaderBytes), layout::kHeaderBytes));
+  }
+  const uint64_t declared_bytes = record.u64(kFileBytes);
+  if (file_bytes != declared_bytes) {
+    return record.refuse(file_bytes < declared_bytes ? Status::TRUNCATED : Status::TRAILING_BYTES,
+                         kFileBytes,
+                         "the file has " + std::to_string(file_bytes) +
+                             " bytes, but its header declares " + std::to_string(declared_bytes));
   }
   return {};
+}
+
+Result<uint32_t> read_count(const Record& record, uint64_t field, const char* name, uint32_t low,
+                            uint32_t high) {
+  const uint32_t count = record.u32(field);
+  if (count >= low && count <= high) return count;
+  return record.refuse(Status::BAD_COUNT, field, out_of_range(name, count, low, high));
+}
+
+Result<void> read_counts(const Record& record, Header* header) {
+  SHIRA_ASSIGN(header->section_count,
+               read_count(record, kSectionCount, "section_count", layout::kMinSectionCount,
+                          layout::kMaxSectionCount));
+  SHIRA_ASSIGN(header->adapter_count,
+               read_count(record, kAdapterCount, "adapter_count", 1, layout::kMaxAdapterCount));
+  SHIRA_ASSIGN(header->tensor_count,
+               read_count(record, kTensorCount, "tensor_count", 1, layout::kMaxTensorCount));
+  const uint32_t tiers_that_fit = (header->section_count - layout::kTierSections) / 2;
+  SHIRA_ASSIGN(header->tier_count, read_count(record, kTierCount, "tier_count", 1,
+                                              std::min(layout::kMaxTierCount, tiers_that_fit)));
+  header->section_table_crc32c = record.u32(kSectionTableCrc);
+  return record.check_zero(kReserved1, kContentDigest, "a reserved field of the header");
+}
+
+Result<void> read_signature(const Record& record, Header* header) {
+  const uint32_t kind = record.u32(kSignatureKind);
+  if (kind > 1) {
+    return record.refuse(Status::BAD_ENUM, kSignatureKind, meaningless("signature kind", kind));
+  }
+  header->is_signed = kind == 1;
+  SHIRA_TRY(record.check_zero(kReserved2, kPublicKey, "a reserved field of the header"));
+  if (!header->is_signed) {
+    SHIRA_TRY(record.check_zero(kPublicKey, kReserved3, "the signature of an unsigned file"));
+  }
+  std::copy_n(record.bytes(kPublicKey), header->public_key.size(), header->public_key.begin());
+  std::copy_n(record.bytes(kSignature), header->signature.size(), header->signature.begin());
+  return record.check_zero(kReserved3, kHeaderCrc, "a reserved field of the header");
 }
 
 }  // namespace
 
-Result<void> check_header(ByteReader start, uint64_t file_bytes) {
-  using namespace layout::header;
-  SHIRA_TRY(check_identity(start, file_bytes));
-  SHIRA_TRY(check_sizes(start, file_bytes));
-  SHIRA_TRY(check_count(start, kSectionCount, "section_count", layout::kSectionTotal,
-                        layout::kSectionTotal));
-  SHIRA_TRY(check_count(start, kAdapterCount, "adapter_count", 1, 1));
-  SHIRA_TRY(check_count(start, kTensorCount, "tensor_count", 1, layout::kMaxTensorCount));
-  SHIRA_TRY(check_reserved(start, kReserved1, kContentDigest));
-  SHIRA_TRY(check_reserved(start, kReserved2, kHeaderCrc));
-  if (file_bytes < layout::kSectionTableEnd) {
-    return truncated(file_bytes, layout::kSectionTableEnd, "the section table needs");
-  }
-  return {};
+Result<Header> read_header(ByteReader start, uint64_t file_bytes) {
+  const Record record(start, 0);
+  SHIRA_TRY(check_identity(record, file_bytes));
+  SHIRA_TRY(check_sizes(record, file_bytes));
+  Header header;
+  header.version_major = record.u16(kVersionMajor);
+  header.version_minor = record.u16(kVersionMinor);
+  SHIRA_TRY(read_counts(record, &header));
+  std::copy_n(record.bytes(kContentDigest), header.content_digest.size(),
+              header.content_digest.begin());
+  SHIRA_TRY(read_signature(record, &header));
+  const uint64_t table_end = layout::section_row(header.section_count);
+  if (file_bytes < table_end) return truncated(record, file_bytes, table_end, "the section table");
+  return header;
 }
 
 }  // namespace shira

@@ -20,6 +20,11 @@ inline std::string out_of_range(const std::string& what, uint64_t found, uint64_
          std::to_string(high);
 }
 
+/// "`what` `number` has no meaning in this version"
+inline std::string meaningless(const std::string& what, uint64_t number) {
+  return what + " " + std::to_string(number) + " has no meaning in this version";
+}
+
 /// "the CRC32C of `what` is 0x..., but the file declares 0x..."
 inline std::string wrong_crc(const std::string& what, uint32_t computed, uint32_t declared) {
   char numbers[64];

@@ -207,6 +207,8 @@ size_t find_invalid_utf8(ByteReader text) {
 size_t find_control_character(ByteReader text) {
   for (size_t i = 0; i < text.size(); ++i) {
     if (text.u8(i) < 0x20 || text.u8(i) == 0x7F) return i;
+    const bool is_c1 = text.u8(i) == 0xC2 && text.u8(i + 1) >= 0x80 && text.u8(i + 1) <= 0x9F;
+    if (is_c1) return i;
   }
   return kNoPosition;
 }

@@ -16,7 +16,8 @@ constexpr unsigned kMaxJsonDepth = 64;
 /// to U+10FFFF), or kNoPosition.
 size_t find_invalid_utf8(ByteReader text);
 
-/// Position of the first byte below 0x20 or equal to 0x7F, or kNoPosition.
+/// Position of the first code point U+0000 to U+001F or U+007F to U+009F, or kNoPosition. REQUIRES:
+/// the text is valid UTF-8.
 size_t find_control_character(ByteReader text);
 
 /// Position where `text` stops being a JSON object by the grammar of RFC 8259, nested at most

@@ -143,9 +143,16 @@ TEST(Dtype, NamesAndSizes) {
   EXPECT_EQ(shira::dtype_bytes(shira::Dtype::f32), 4U);
   EXPECT_EQ(shira::dtype_bytes(shira::Dtype::f16), 2U);
   EXPECT_EQ(shira::dtype_bytes(shira::Dtype::bf16), 2U);
+  EXPECT_STREQ(shira::dtype_name(shira::Dtype::i8), "int8");
+  EXPECT_STREQ(shira::dtype_name(shira::Dtype::i4), "int4");
+  EXPECT_EQ(shira::dtype_bytes(shira::Dtype::i8), 1U);
+  EXPECT_EQ(shira::dtype_bytes(shira::Dtype::i4), 1U) << "in memory, not in a file";
   EXPECT_FALSE(shira::is_dtype(0));
-  EXPECT_TRUE(shira::is_dtype(1) && shira::is_dtype(2) && shira::is_dtype(3));
-  EXPECT_FALSE(shira::is_dtype(4));
+  for (uint8_t number = 1; number <= 5; ++number) {
+    EXPECT_TRUE(shira::is_dtype(number));
+    EXPECT_EQ(shira::is_float(static_cast<shira::Dtype>(number)), number <= 3);
+  }
+  EXPECT_FALSE(shira::is_dtype(6));
 }
 
 TEST(Dtype, NegativeZeroKeepsItsSign) {

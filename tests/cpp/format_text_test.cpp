@@ -40,12 +40,14 @@ TEST(Utf8, RefusesOverlongCutAndStrayBytes) {
   EXPECT_EQ(find_invalid_utf8(reader("")), kNoPosition);
 }
 
-TEST(ControlCharacters, AreBelowSpaceAndDelete) {
-  for (int byte = 0; byte < 256; ++byte) {
-    const std::string text = std::string("x") + static_cast<char>(byte);
-    EXPECT_EQ(find_control_character(reader(text)), byte < 0x20 || byte == 0x7F ? 1U : kNoPosition)
-        << byte;
+TEST(ControlCharacters, AreThoseOfTheSpecification) {
+  for (uint32_t code = 0; code < 0x2100; ++code) {
+    const bool is_control = code < 0x20 || (code >= 0x7F && code <= 0x9F);
+    EXPECT_EQ(find_control_character(reader("x" + encode_utf8(code) + "y")),
+              is_control ? 1U : kNoPosition)
+        << code;
   }
+  EXPECT_EQ(find_control_character(reader("")), kNoPosition);
 }
 
 TEST(Json, AcceptsTheGrammar) {
