@@ -1,4 +1,5 @@
-// Decoders of the index streams. Every position is compared with the tensor before it is kept.
+// Decoders of the index streams. A careful walk over the units proves every one of them and places
+// every error; for entries a quick loop, which stores before it checks, goes ahead of it.
 // SPDX-License-Identifier: Apache-2.0
 #include "format/index_codec.h"
 
@@ -35,34 +36,89 @@ uint64_t block_limit(const IndexStream& stream) {
   return stream.element_count / stream.block_length;
 }
 
-/// Reads gaps written in `Digit`s and calls keep(block) for the strictly increasing blocks, all
-/// below the tensor's block count.
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "quick loops load words as they stand");
+
+template <typename Word>
+Word load(const uint8_t* bytes) {
+  Word word;
+  __builtin_memcpy(&word, bytes, sizeof(word));
+  return word;
+}
+
+/// Where a walk over gaps stands between two units.
+struct Cursor {
+  uint64_t unit = 0;
+  uint64_t next_block = 0;  // the one that a gap of 0 means
+  uint64_t place = 0;       // GAPS: byte of the stream. RICE: bit of the high parts
+};
+
+// --- GAPS8 and GAPS16
+
+/// M of FORMAT.md: another digit follows.
+template <typename Digit>
+constexpr Digit kMore = static_cast<Digit>(~Digit{0});
+
+/// Reads gaps written in `Digit`s from `cursor` on and calls keep(block) for the strictly
+/// increasing blocks, all below the tensor's block count.
 template <typename Digit, typename Keep>
-Result<void> walk_gaps(const IndexStream& stream, Keep keep) {
-  constexpr Digit kMore = static_cast<Digit>(~Digit{0});  // M of FORMAT.md: another digit follows
-  const ByteReader& bytes = stream.bytes;
+Result<void> walk_gaps(const IndexStream& stream, Cursor cursor, Keep keep) {
   const uint64_t limit = block_limit(stream);
-  uint64_t offset = 0;
-  uint64_t next_block = 0;  // the one a gap of 0 means
-  for (uint64_t unit = 0; unit < stream.unit_count; ++unit) {
-    const uint64_t unit_offset = offset;
-    uint64_t block = next_block;  // cannot overflow: every digit takes a byte of memory
+  for (; cursor.unit < stream.unit_count; ++cursor.unit) {
+    const uint64_t unit_offset = cursor.place;
+    uint64_t block = cursor.next_block;  // cannot overflow: every digit takes a byte of memory
     Digit digit;
     do {
-      if (!bytes.read(offset, &digit)) return cut_short(unit_offset, stream, unit);
-      offset += sizeof(Digit);
+      if (!stream.bytes.read(cursor.place, &digit)) {
+        return cut_short(unit_offset, stream, cursor.unit);
+      }
+      cursor.place += sizeof(Digit);
       block += digit;
-    } while (digit == kMore);
-    if (block >= limit) return outside(unit_offset, stream, unit);
+    } while (digit == kMore<Digit>);
+    if (block >= limit) return outside(unit_offset, stream, cursor.unit);
     keep(static_cast<uint32_t>(block));
-    next_block = block + 1;
+    cursor.next_block = block + 1;
   }
-  if (offset != bytes.size()) return too_long(offset, stream);
+  if (cursor.place != stream.bytes.size()) return too_long(cursor.place, stream);
   return {};
 }
 
+/// Decodes nearly all units to `out` without a branch per digit, and returns where the careful walk
+/// has to go on: at the start when a unit is outside.
+template <typename Digit>
+Cursor decode_gaps_quickly(const IndexStream& stream, uint32_t* out) {
+  constexpr uint64_t kGroupDigits = 8;  // they end at most as many units
+  constexpr uint64_t kGroupBytes = kGroupDigits * sizeof(Digit);
+  const uint8_t* const bytes = stream.bytes.data();
+  Cursor cursor;
+  while (stream.unit_count - cursor.unit >= kGroupDigits &&
+         stream.bytes.contains(cursor.place, kGroupBytes)) {
+    for (uint64_t i = 0; i < kGroupDigits; ++i) {
+      const auto digit = load<Digit>(bytes + cursor.place + i * sizeof(Digit));
+      out[cursor.unit] = static_cast<uint32_t>(cursor.next_block + digit);
+      const uint64_t ends_unit = digit != kMore<Digit> ? 1 : 0;  // else the next digit overwrites
+      cursor.unit += ends_unit;
+      cursor.next_block += digit + ends_unit;
+    }
+    cursor.place += kGroupBytes;
+  }
+  if (cursor.next_block > block_limit(stream)) return {};  // blocks ascend: the last one tells
+  while (cursor.place > 0 &&
+         load<Digit>(bytes + cursor.place - sizeof(Digit)) == kMore<Digit>) {  // back to a unit
+    cursor.place -= sizeof(Digit);
+    cursor.next_block -= kMore<Digit>;
+  }
+  return cursor;
+}
+
+// --- RICE
+
 uint64_t rice_low_bytes(const IndexStream& stream) {
   return (stream.unit_count * stream.rice_bits + 7) / 8;
+}
+
+ByteReader rice_high_parts(const IndexStream& stream) {
+  const uint64_t low_bytes = rice_low_bytes(stream);
+  return stream.bytes.slice(low_bytes, stream.bytes.size() - low_bytes);
 }
 
 /// The 64 bits from byte `offset` on, zero behind the end of the stream.
@@ -86,9 +142,9 @@ uint64_t find_one_bit(const ByteReader& bytes, uint64_t bit) {
   return bit_count;
 }
 
-/// The same for Rice-coded gaps.
+/// As walk_gaps().
 template <typename Keep>
-Result<void> walk_rice(const IndexStream& stream, Keep keep) {
+Result<void> walk_rice(const IndexStream& stream, Cursor cursor, Keep keep) {
   const unsigned low_width = stream.rice_bits;
   const uint64_t low_mask = (uint64_t{1} << low_width) - 1;
   const uint64_t low_bytes = rice_low_bytes(stream);
@@ -96,46 +152,80 @@ Result<void> walk_rice(const IndexStream& stream, Keep keep) {
   if (unused != 0 && stream.bytes.u8(low_bytes - 1) >> unused != 0) {
     return bad_index(low_bytes - 1, "unused bits behind the low parts of a Rice stream are set");
   }
-  const ByteReader high = stream.bytes.slice(low_bytes, stream.bytes.size() - low_bytes);
+  const ByteReader high = rice_high_parts(stream);
   const uint64_t limit = block_limit(stream);
-  uint64_t bit = 0;  // in `high`
-  uint64_t next_block = 0;
-  for (uint64_t unit = 0; unit < stream.unit_count; ++unit) {
-    const uint64_t unit_offset = low_bytes + bit / 8;
-    const uint64_t end_bit = find_one_bit(high, bit);
-    if (end_bit == uint64_t{8} * high.size()) return cut_short(unit_offset, stream, unit);
-    const uint64_t quotient = end_bit - bit;
-    const uint64_t low_bit = unit * low_width;
+  for (; cursor.unit < stream.unit_count; ++cursor.unit) {
+    const uint64_t unit_offset = low_bytes + cursor.place / 8;
+    const uint64_t end_bit = find_one_bit(high, cursor.place);
+    if (end_bit == uint64_t{8} * high.size()) return cut_short(unit_offset, stream, cursor.unit);
+    const uint64_t quotient = end_bit - cursor.place;
+    const uint64_t low_bit = cursor.unit * low_width;
     const uint64_t low = load_bits(stream.bytes, low_bit / 8) >> (low_bit % 8) & low_mask;
     // A larger quotient is outside by itself, and might not survive the shift.
-    if (quotient > limit >> low_width) return outside(unit_offset, stream, unit);
-    const uint64_t block = next_block + (quotient << low_width) + low;
-    if (block >= limit) return outside(unit_offset, stream, unit);
+    if (quotient > limit >> low_width) return outside(unit_offset, stream, cursor.unit);
+    const uint64_t block = cursor.next_block + (quotient << low_width) + low;
+    if (block >= limit) return outside(unit_offset, stream, cursor.unit);
     keep(static_cast<uint32_t>(block));
-    next_block = block + 1;
-    bit = end_bit + 1;
+    cursor.next_block = block + 1;
+    cursor.place = end_bit + 1;
   }
-  if (bit % 8 != 0 && high.u8(bit / 8) >> (bit % 8) != 0) {
-    return bad_index(low_bytes + bit / 8, "bits behind the last unit of a Rice stream are set");
+  if (cursor.place % 8 != 0 && high.u8(cursor.place / 8) >> (cursor.place % 8) != 0) {
+    return bad_index(low_bytes + cursor.place / 8,
+                     "bits behind the last unit of a Rice stream are set");
   }
-  const uint64_t end = low_bytes + (bit + 7) / 8;
+  const uint64_t end = low_bytes + (cursor.place + 7) / 8;
   if (end != stream.bytes.size()) return too_long(end, stream);
   return {};
 }
 
-/// Calls keep(block) for every unit of a stream of gaps.
+/// As decode_gaps_quickly(): all whole words of the high parts but those that might hold the last
+/// 64 units.
+Cursor decode_rice_quickly(const IndexStream& stream, uint32_t* out) {
+  const unsigned low_width = stream.rice_bits;
+  const uint64_t low_mask = (uint64_t{1} << low_width) - 1;
+  const uint64_t limit = block_limit(stream);
+  const ByteReader high = rice_high_parts(stream);
+  // With more zero bits than this a unit is outside; with fewer no shift below loses a bit.
+  if (uint64_t{8} * high.size() > stream.unit_count + (limit >> low_width) + 7) return {};
+  Cursor cursor;
+  uint64_t low_sum = 0;  // of the units so far; cannot overflow: below 2^32 units of 31 bits
+  for (uint64_t byte = 0; stream.unit_count - cursor.unit >= 64 && high.contains(byte, 8) &&
+                          stream.bytes.contains((cursor.unit + 63) * low_width / 8, 8);
+       byte += 8) {
+    for (auto word = load<uint64_t>(high.data() + byte); word != 0; word &= word - 1) {
+      const uint64_t bit = 8 * byte + static_cast<uint64_t>(__builtin_ctzll(word));
+      const uint64_t low_bit = cursor.unit * low_width;
+      low_sum += load<uint64_t>(stream.bytes.data() + low_bit / 8) >> (low_bit % 8) & low_mask;
+      // All quotients together are the zero bits so far.
+      const uint64_t block = ((bit - cursor.unit) << low_width) + low_sum + cursor.unit;
+      out[cursor.unit] = static_cast<uint32_t>(block);
+      cursor = {cursor.unit + 1, block + 1, bit + 1};
+    }
+  }
+  return cursor.next_block > limit ? Cursor{} : cursor;
+}
+
+// --- lists
+
+Cursor decode_quickly(const IndexStream& stream, uint32_t* out) {
+  if (stream.codec == IndexCodec::gaps8) return decode_gaps_quickly<uint8_t>(stream, out);
+  if (stream.codec == IndexCodec::gaps16) return decode_gaps_quickly<uint16_t>(stream, out);
+  return decode_rice_quickly(stream, out);
+}
+
 template <typename Keep>
-Result<void> walk_blocks(const IndexStream& stream, Keep keep) {
-  if (stream.codec == IndexCodec::gaps8) return walk_gaps<uint8_t>(stream, keep);
-  if (stream.codec == IndexCodec::gaps16) return walk_gaps<uint16_t>(stream, keep);
-  return walk_rice(stream, keep);
+Result<void> walk(const IndexStream& stream, const Cursor& cursor, Keep keep) {
+  if (stream.codec == IndexCodec::gaps8) return walk_gaps<uint8_t>(stream, cursor, keep);
+  if (stream.codec == IndexCodec::gaps16) return walk_gaps<uint16_t>(stream, cursor, keep);
+  return walk_rice(stream, cursor, keep);
 }
 
 Result<IndexList> decode_entries(const IndexStream& stream) {
   IndexList list;
   SHIRA_ASSIGN(list.entries, Array<uint32_t>::make(stream.unit_count));
-  uint32_t* out = list.entries.data();
-  SHIRA_TRY(walk_blocks(stream, [&out](uint32_t position) { *out++ = position; }));
+  const Cursor cursor = decode_quickly(stream, list.entries.data());
+  uint32_t* out = list.entries.data() + cursor.unit;
+  SHIRA_TRY(walk(stream, cursor, [&out](uint32_t position) { *out++ = position; }));
   list.entry_count = stream.entry_count;
   return list;
 }
@@ -145,7 +235,7 @@ Result<IndexList> decode_blocks(const IndexStream& stream) {
   IndexList list;
   SHIRA_ASSIGN(list.runs, Array<Run>::make(stream.unit_count));
   RunMerger merger(list.runs.data());
-  SHIRA_TRY(walk_blocks(stream, [&](uint32_t block) { merger.append(block * length, length); }));
+  SHIRA_TRY(walk(stream, {}, [&](uint32_t block) { merger.append(block * length, length); }));
   list.runs.truncate(merger.run_count());
   list.entry_count = stream.entry_count;
   return list;
