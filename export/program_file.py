@@ -54,6 +54,8 @@ _NUMPY_TYPES = dict(_DTYPES.values())
 _PATCHABLE_DTYPES = ("float32", "float16", "bfloat16")
 _MAXIMUM_DIMENSIONS = 16  # ExecuTorch's kTensorDimensionLimit
 _MAXIMUM_PATCHABLE_DIMENSIONS = 8  # of a .shb file
+_MAXIMUM_FLATBUFFER_BYTES = (1 << 31) - 1  # its offsets are signed, of 32 bits
+_MAXIMUM_DESCRIPTIONS = 1 << 18  # of constants: far above what programs have
 
 # Field numbers and union tags of executorch's schema/program.fbs and flat_tensor.fbs.
 _VERSION = 0
@@ -148,7 +150,9 @@ def read_program_tensors(
     found = _program_entries(tables) if tables.is_program else _flat_tensor_entries(tables)
     tensors: dict[str, ProgramTensor] = {}
     unnamed: dict[tuple[int, int], str] = {}
-    for tensor in found:
+    for count, tensor in enumerate(found):
+        if count >= _MAXIMUM_DESCRIPTIONS:
+            raise tables.root.error(f"more than {_MAXIMUM_DESCRIPTIONS} constants")
         place = (tensor.offset_bytes, tensor.size_bytes)
         name = tensor.name or unnamed.setdefault(place, f"#{len(unnamed) + 1}")
         if not tensor.name and not include_unnamed:
@@ -237,6 +241,9 @@ def _open(path: Path) -> _Tables:
             flatbuffer_end, segments_start = file_bytes, 0
         else:
             flatbuffer_end, segments_start = _parse_header(path, head, is_program)
+        if flatbuffer_end > _MAXIMUM_FLATBUFFER_BYTES:
+            problem = f"a flatbuffer of {flatbuffer_end} bytes is too large to be one"
+            raise ProgramFormatError(path, _HEADER_AT, problem)
         if flatbuffer_end > file_bytes:
             problem = f"truncated: the flatbuffer ends at byte {flatbuffer_end}"
             raise ProgramFormatError(path, file_bytes, problem)

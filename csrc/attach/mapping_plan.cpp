@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "base/checked_math.h"
@@ -33,6 +34,18 @@ class Planner {
         runs_.push_back({area.begin, 0, area.file_offset_bytes});
       }
       runs_.back().size_bytes += area.end - area.begin;
+    }
+    for (const FileRange& load : file.loads) {
+      if (load.size_bytes != 0) loads_.push_back(whole_pages(load, page_bytes));
+    }
+    std::sort(loads_.begin(), loads_.end(), begins_before);
+    // A file may have very many loads, so that what is asked of all of them is worked out once.
+    uint64_t furthest_bytes = 0;
+    uint64_t second_bytes = 0;
+    for (const FileRange& load : loads_) {
+      second_bytes = std::max(second_bytes, std::min(furthest_bytes, load.end_bytes()));
+      furthest_bytes = std::max(furthest_bytes, load.end_bytes());
+      second_furthest_bytes_.push_back(second_bytes);
     }
   }
 
@@ -68,18 +81,19 @@ class Planner {
     const FileRange pages = whole_pages(tensor.load, page_bytes_);
     // Another load of these pages or more may be mistaken for it. Then the extent must be exact,
     // and no other may have the same.
-    size_t covering_loads = 0;
-    size_t same_loads = 0;
-    for (const FileRange& load : file_.loads) {
-      const FileRange others = whole_pages(load, page_bytes_);
-      if (load.size_bytes != 0 && covers(others, pages)) ++covering_loads;
-      if (load.size_bytes != 0 && others == pages) ++same_loads;
-    }
+    const auto same = std::equal_range(loads_.begin(), loads_.end(), pages, begins_before);
+    const auto same_loads = static_cast<size_t>(same.second - same.first);
+    const auto begins_behind = std::upper_bound(
+        loads_.begin(), loads_.end(), pages.offset_bytes,
+        [](uint64_t offset, const FileRange& load) { return offset < load.offset_bytes; });
+    const auto begins_here_count = static_cast<size_t>(begins_behind - loads_.begin());
+    const bool is_covered_twice =
+        begins_here_count > 0 && second_furthest_bytes_[begins_here_count - 1] >= pages.end_bytes();
     std::vector<PageSpan> places;
     for (const PageSpan& run : runs_) {
       if (!covers({run.file_offset_bytes, run.size_bytes}, pages)) continue;
       const PageSpan span = place(run, pages);
-      if (covering_loads <= 1 || is_exact(span)) places.push_back(span);
+      if (!is_covered_twice || is_exact(span)) places.push_back(span);
     }
     if (places.empty()) {
       return is_attached_
@@ -99,6 +113,10 @@ class Planner {
   }
 
  private:
+  static bool begins_before(const FileRange& a, const FileRange& b) {
+    return std::tie(a.offset_bytes, a.size_bytes) < std::tie(b.offset_bytes, b.size_bytes);
+  }
+
   static PageSpan place(const PageSpan& run, const FileRange& pages) {
     return {run.begin + static_cast<uintptr_t>(pages.offset_bytes - run.file_offset_bytes),
             pages.size_bytes, pages.offset_bytes};
@@ -118,6 +136,9 @@ class Planner {
   const uint64_t page_bytes_;
   /// Areas joined where address and file offset go on: locking splits the mapping of one load.
   std::vector<PageSpan> runs_;
+  std::vector<FileRange> loads_;  // whole pages, sorted
+  /// Of loads_ up to each: the second largest end. Two loads that begin by then reach that far.
+  std::vector<uint64_t> second_furthest_bytes_;
   bool is_mapped_ = false;
   bool is_attached_ = false;
 };

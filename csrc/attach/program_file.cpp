@@ -14,8 +14,18 @@
 namespace shira {
 namespace {
 
-constexpr size_t kHeadBytes = 64;  // holds either header, with room to grow
+constexpr size_t kHeadBytes = 64;                    // holds either header, with room to grow
+constexpr uint64_t kMaxFlatbufferBytes = INT32_MAX;  // its offsets are signed, of 32 bits
 constexpr const char* kUnnamed = "(an unnamed constant)";
+
+Result<void> check_flatbuffer_size(const ProgramHead& head, uint64_t offset_bytes,
+                                   const std::string& path) {
+  if (head.flatbuffer_end_bytes <= kMaxFlatbufferBytes) return {};
+  return bad_program_file(
+      path, offset_bytes,
+      "the flatbuffer ends at byte " + std::to_string(head.flatbuffer_end_bytes) +
+          ", and a flatbuffer has at most " + std::to_string(kMaxFlatbufferBytes) + " bytes");
+}
 
 Result<ProgramHead> parse_head(const ByteReader& head, uint64_t file_bytes,
                                const std::string& path) {
@@ -33,6 +43,7 @@ Result<ProgramHead> parse_head(const ByteReader& head, uint64_t file_bytes,
   if (!result.is_ptd && !has(kHeader, "eh00")) {
     // A .pte without segments has no such header; with segments it would be refused below.
     result.flatbuffer_end_bytes = file_bytes;
+    SHIRA_TRY(check_flatbuffer_size(result, kIdentifier, path));
     return result;
   }
   // FH01: magic, length, flatbuffer offset and size, segment offset and size. eh00: magic, length,
@@ -50,6 +61,7 @@ Result<ProgramHead> parse_head(const ByteReader& head, uint64_t file_bytes,
   if (!checked_add(start_bytes, head.u64(sizes), &result.flatbuffer_end_bytes)) {
     return bad_program_file(path, sizes, "the size of the flatbuffer overflows");
   }
+  SHIRA_TRY(check_flatbuffer_size(result, sizes, path));
   if (result.flatbuffer_end_bytes > file_bytes) {
     return truncated_program_file(path, result.flatbuffer_end_bytes, file_bytes);
   }

@@ -53,6 +53,10 @@ constexpr unsigned kDataSegmentSize = 1;
 
 constexpr size_t kMaxTensorRank = 16;  // ExecuTorch's kTensorDimensionLimit
 
+// Far above what programs have. A description of some 40 bytes becomes a record of several hundred,
+// which comes from the ordinary allocator.
+constexpr size_t kMaxDescriptions = size_t{1} << 18;
+
 /// schema/scalar_type.fbs: what a code means, how large an element is, and whether it is patchable.
 struct ScalarType {
   uint8_t code;
@@ -200,6 +204,10 @@ class TableReader {
   /// Adds the tensor that `table` describes; its bytes start where `room` does and must fit in it.
   void add_tensor(const FlatTable& table, const LayoutFields& fields, std::string_view name,
                   const FileRange& room, const FileRange& load) {
+    if (file_->tensors.size() >= kMaxDescriptions) {
+      return buffer_->fail(table.position(), "the file describes more than " +
+                                                 std::to_string(kMaxDescriptions) + " constants");
+    }
     const auto code = table.scalar<uint8_t>(fields.scalar_type);
     const FlatVector sizes = table.vector(fields.sizes, sizeof(int32_t));
     const FlatVector dim_order = table.vector(fields.dim_order, sizeof(uint8_t));

@@ -65,7 +65,7 @@ Result<void> SwitchPlan::prepare() {
   std::sort(stores_.begin(), stores_.end(),
             [](const Store& a, const Store& b) { return a.tensor_index < b.tensor_index; });
   count_pages();
-  list_slices();
+  SHIRA_TRY(list_slices());
   return prepare_pages();
 }
 
@@ -127,14 +127,19 @@ void SwitchPlan::count_pages() {
   }
 }
 
-void SwitchPlan::list_slices() {
+Result<void> SwitchPlan::list_slices() {
+  size_t slice_count = 0;
+  for (const Store& store : stores_) slice_count += store.positions->slices.size();
+  SHIRA_ASSIGN(slices_, Array<StoreSlice>::make(slice_count));
+  slice_count = 0;
   for (const Store& store : stores_) {
     const uint64_t count = store.positions->count();
     elements_written_ += count;
     bytes_written_ += count * dtype_bytes(weights_.specs()[store.tensor_index].dtype);
     for (size_t i = 0; i < store.positions->slices.size(); ++i)
-      slices_.push_back(StoreSlice{&store, i});
+      slices_[slice_count++] = StoreSlice{&store, i};
   }
+  return {};
 }
 
 Result<void> SwitchPlan::prepare_pages() {

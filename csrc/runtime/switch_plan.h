@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/array.h"
 #include "base/result.h"
 #include "kernels/kernels.h"
 #include "runtime/patch.h"
@@ -66,7 +67,7 @@ class SwitchPlan {
   Result<Store> restore_of(const Patch& old_patch) const;
   Result<void> prepare_pages();
   void count_pages();
-  void list_slices();
+  Result<void> list_slices();
   void put_back();
   uint64_t touched_entries() const;
 
@@ -79,7 +80,7 @@ class SwitchPlan {
   std::vector<size_t> first_touches_;      // of each patched tensor, and the end
   std::vector<uint32_t> touched_tensors_;  // of the old or the new state, ascending
   std::vector<Store> stores_;
-  std::vector<StoreSlice> slices_;
+  Array<StoreSlice> slices_;
   uint64_t elements_written_ = 0;
   uint64_t elements_changed_ = 0;
   uint64_t bytes_written_ = 0;

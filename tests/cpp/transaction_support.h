@@ -110,11 +110,13 @@ class HookRegion : public Region {
   Result<void> check(const ProcessMaps& maps, const uint8_t* data,
                      uint64_t size_bytes) const override {
     SHIRA_TRY(real_->check(maps, data, size_bytes));
+    SHIRA_TRY(ask("check", data));
     if (after_check) after_check(data);
     return {};
   }
   Result<void> prepare_stores(const uint8_t* data, const PageSet& pages) override {
     if (before_prepare) before_prepare(data);
+    SHIRA_TRY(ask("prepare_stores", data));
     SHIRA_TRY(real_->prepare_stores(data, pages));
     if (after_prepare) after_prepare(data);
     return {};
@@ -124,15 +126,24 @@ class HookRegion : public Region {
   }
   bool has_source() const override { return real_->has_source(); }
   Result<void> read_source(const uint8_t* data, uint64_t size_bytes, uint8_t* out) const override {
-    if (before_read_source) before_read_source(data);
+    SHIRA_TRY(ask("read_source", data));
     return real_->read_source(data, size_bytes, out);
   }
   Result<void> hard_revert() override { return real_->hard_revert(); }
 
   using Hook = std::function<void(const uint8_t* data)>;
-  Hook after_check, before_prepare, after_prepare, before_read_source;
+  Hook after_check, before_prepare, after_prepare;
+
+  /// The step that fails, and for which tensor.
+  const char* refused_step = "none";
+  const uint8_t* refused_data = nullptr;
 
  private:
+  Result<void> ask(const std::string& step, const uint8_t* data) const {
+    if (step != refused_step || data != refused_data) return {};
+    return Error{Status::DETACHED, "the test refuses " + step};
+  }
+
   const std::shared_ptr<Region> real_;
 };
 

@@ -65,7 +65,7 @@ class TransactionTruncation : public ::testing::Test {
   /// With the file made whole again, everything works as on the first day.
   void expect_recovery() {
     attached_.region->after_check = attached_.region->before_prepare = {};
-    attached_.region->after_prepare = attached_.region->before_read_source = {};
+    attached_.region->after_prepare = {};
     weights_.restore();
     for (const std::vector<Member>& members : kStates) {
       const Result<SwitchReport> result = attached_.program.switch_to(members);
