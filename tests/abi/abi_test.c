@@ -15,8 +15,8 @@
     }                                                                 \
   } while (0)
 
-/* ---- A tiny adapter file (docs/FORMAT.md): deltas for two entries of w, an f32 tensor of 2 x 2,
- * without fingerprints ---- */
+/* ---- Tiny adapter files (docs/FORMAT.md): each adapter holds deltas for two entries of w, an f32
+ * tensor of 2 x 2, without fingerprints; all of them share their positions ---- */
 
 static void put(unsigned char* at, uint64_t value, int byte_count) {
   for (int i = 0; i < byte_count; ++i) at[i] = (unsigned char)(value >> (8 * i));
@@ -31,53 +31,79 @@ static uint32_t crc32c(const unsigned char* bytes, size_t size_bytes) {
   return ~crc;
 }
 
-enum { FILE_BYTES = 904 };
+enum { MAX_FILE_BYTES = 4096, MAX_ADAPTERS = 12, SECTIONS = 6 };
 
-static const unsigned char kSectionCount = 6;
+static const char* const kNames[MAX_ADAPTERS] = {"tin", "tan", "ton", "tun", "ten", "tip",
+                                                 "tap", "top", "tup", "tot", "tit", "tat"};
 
-static void build(unsigned char* file) {
+/* The file with the first `adapter_count` names; returns its size. */
+static size_t build(unsigned char* file, uint32_t adapter_count) {
   static const unsigned char kMagic[8] = {0x89, 'S', 'H', 'B', 0x0D, 0x0A, 0x1A, 0x0A};
-  static const uint32_t kOffset[6] = {512, 576, 704, 768, 832, 896};
-  static const uint32_t kSize[6] = {64, 128, 4, 2, 2, 8};
-  const float deltas[2] = {10.0f, -4.0f};
-  memset(file, 0, FILE_BYTES);
-  put(file + 512 + 4, 3, 4);  /* the adapter's name has 3 bytes */
-  put(file + 512 + 12, 1, 4); /* one tensor */
-  put(file + 576 + 0, 3, 4);  /* the tensor's name starts behind */
-  put(file + 576 + 4, 1, 4);
-  file[576 + 8] = SHIRA_DTYPE_F32;
-  file[576 + 9] = 2;  /* rank */
-  file[576 + 10] = 1; /* GAPS8 */
-  file[576 + 11] = 1; /* F32 */
-  file[576 + 12] = 1; /* deltas */
-  put(file + 576 + 20, 4, 4);
-  put(file + 576 + 24, 5, 4);
-  put(file + 576 + 28, 2, 4); /* units */
-  put(file + 576 + 32, 2, 8); /* nnz */
-  put(file + 576 + 48, 2, 8); /* index_bytes */
-  put(file + 576 + 64, 2, 4); /* 2 x 2 */
-  put(file + 576 + 68, 2, 4);
-  memcpy(file + 704, "tinw", 4); /* "tin" and "w" */
-  memcpy(file + 768, "{}", 2);
-  file[832] = 1; /* flat index 1, then 3 */
-  file[833] = 1;
-  memcpy(file + 896, deltas, 8);
-  for (int i = 0; i < kSectionCount; ++i) {
-    unsigned char* row = file + 128 + 64 * i;
+  const uint32_t size[SECTIONS] = {
+      64 * adapter_count, 128 * adapter_count, 3 * adapter_count + 1, 2 * adapter_count, 48 + 2,
+      8 * adapter_count};
+  size_t offset[SECTIONS];
+  size_t end = 256 + 64 * SECTIONS;
+  for (int i = 0; i < SECTIONS; ++i) {
+    offset[i] = (end + 63) / 64 * 64;
+    end = offset[i] + size[i];
+  }
+  memset(file, 0, MAX_FILE_BYTES);
+  for (uint32_t i = 0; i < adapter_count; ++i) {
+    const float deltas[2] = {10.0f * (float)(i + 1), -4.0f};
+    unsigned char* adapter = file + offset[0] + 64 * i;
+    unsigned char* tensor = file + offset[1] + 128 * i;
+    put(adapter, 3 * i, 4); /* name_offset */
+    put(adapter + 4, 3, 4); /* name_bytes */
+    put(adapter + 8, i, 4); /* first_tensor */
+    put(adapter + 12, 1, 4);
+    put(adapter + 24, 2 * i, 4); /* metadata */
+    put(adapter + 28, 2, 4);
+    put(tensor, 3 * adapter_count, 4); /* "w", behind the adapters' names */
+    put(tensor + 4, 1, 4);
+    tensor[8] = SHIRA_DTYPE_F32;
+    tensor[9] = 2;              /* rank */
+    tensor[11] = 1;             /* F32 */
+    tensor[12] = 1;             /* deltas */
+    put(tensor + 24, 2, 8);     /* nnz */
+    put(tensor + 32, 8 * i, 8); /* value_offset */
+    put(tensor + 40, 8, 8);
+    put(tensor + 64, 2, 4); /* 2 x 2 */
+    put(tensor + 68, 2, 4);
+    memcpy(file + offset[2] + 3 * i, kNames[i], 3);
+    memcpy(file + offset[3] + 2 * i, "{}", 2);
+    memcpy(file + offset[5] + 8 * i, deltas, 8);
+  }
+  file[offset[2] + size[2] - 1] = 'w';
+  unsigned char* index = file + offset[4];
+  index[0] = 1;           /* GAPS8 */
+  put(index + 4, 1, 4);   /* block_length */
+  put(index + 8, 2, 4);   /* units */
+  put(index + 16, 4, 8);  /* elements */
+  put(index + 24, 2, 8);  /* nnz */
+  put(index + 32, 48, 8); /* the stream, behind the table */
+  put(index + 40, 2, 8);
+  index[48] = 1; /* flat index 1, then 3 */
+  index[49] = 1;
+  for (int i = 0; i < SECTIONS; ++i) {
+    unsigned char* row = file + 256 + 64 * i;
     put(row, (uint64_t)i + 1, 4);
-    put(row + 4, crc32c(file + kOffset[i], kSize[i]), 4);
-    put(row + 8, kOffset[i], 8);
-    put(row + 16, kSize[i], 8);
+    put(row + 4, crc32c(file + offset[i], size[i]), 4);
+    put(row + 8, offset[i], 8);
+    put(row + 16, size[i], 8);
+    put(row + 28, i == 4 ? 1 : 0, 4); /* index_count */
   }
   memcpy(file, kMagic, 8);
-  put(file + 10, 1, 2); /* version 0.1 */
-  put(file + 12, 128, 4);
-  put(file + 16, FILE_BYTES, 8);
-  put(file + 40, kSectionCount, 4);
-  put(file + 44, 1, 4);
-  put(file + 48, 1, 4);
-  put(file + 52, crc32c(file + 128, 384), 4);
-  put(file + 124, crc32c(file, 124), 4);
+  put(file + 8, 1, 2); /* version 1.0 */
+  put(file + 12, 256, 4);
+  put(file + 16, end, 8);
+  put(file + 40, SECTIONS, 4);
+  put(file + 44, adapter_count, 4);
+  put(file + 48, adapter_count, 4);
+  put(file + 52, 1, 4); /* tiers */
+  put(file + 56, crc32c(file + 256, 64 * SECTIONS), 4);
+  put(file + 252, crc32c(file, 252), 4);
+  return end;
 }
 
 /* ---- Tests ---- */
@@ -91,14 +117,14 @@ static void test_status_and_version(void) {
   CHECK(strlen(shira_status_text(SHIRA_STATUS_OK)) > 0);
 }
 
-static shira_adapter* test_adapter(const unsigned char* file) {
+static shira_adapter* test_adapter(const unsigned char* file, size_t file_bytes) {
   shira_adapter* adapter = NULL;
   CHECK(shira_adapter_open("no such file", &adapter, &error) == SHIRA_STATUS_IO_ERROR);
   CHECK(error.status == SHIRA_STATUS_IO_ERROR && strcmp(error.file, "no such file") == 0 &&
         error.message[0] != '\0');
   CHECK(shira_adapter_open(NULL, &adapter, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
   CHECK(shira_adapter_open("no such file", NULL, NULL) == SHIRA_STATUS_INVALID_ARGUMENT);
-  CHECK(shira_adapter_open_memory(file, FILE_BYTES - 1, "cut", &adapter, &error) ==
+  CHECK(shira_adapter_open_memory(file, file_bytes - 1, "cut", &adapter, &error) ==
         SHIRA_STATUS_TRUNCATED);
   CHECK(strcmp(error.file, "cut") == 0 && error.offset_bytes != SHIRA_NO_OFFSET);
   CHECK(shira_adapter_open_memory(NULL, 0, NULL, &adapter, &error) ==
@@ -122,7 +148,7 @@ static shira_adapter* test_adapter(const unsigned char* file) {
   CHECK(shira_adapter_open_memory(file, 4, NULL, &adapter, &unset) == SHIRA_STATUS_TRUNCATED);
   CHECK(unset.status == SHIRA_STATUS_BUSY);
 
-  CHECK(shira_adapter_open_memory(file, FILE_BYTES, NULL, &adapter, &error) == SHIRA_STATUS_OK);
+  CHECK(shira_adapter_open_memory(file, file_bytes, NULL, &adapter, &error) == SHIRA_STATUS_OK);
   CHECK(error.status == SHIRA_STATUS_OK && error.message[0] == '\0' &&
         error.struct_bytes == sizeof(error));
 
@@ -130,7 +156,7 @@ static shira_adapter* test_adapter(const unsigned char* file) {
   CHECK(shira_adapter_get_info(adapter, &info, &error) == SHIRA_STATUS_OK);
   CHECK(strcmp(info.name, "tin") == 0 && strcmp(info.metadata_json, "{}") == 0);
   CHECK(info.tensor_count == 1 && info.is_bound == 0 && info.entry_count == 2 &&
-        info.file_bytes == FILE_BYTES);
+        info.file_bytes == file_bytes);
   CHECK(shira_adapter_get_info(NULL, &info, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
   info.struct_bytes = sizeof(info) - 1;
   CHECK(shira_adapter_get_info(adapter, &info, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
@@ -149,9 +175,91 @@ static shira_adapter* test_adapter(const unsigned char* file) {
         tensor.known.nnz == 2);
   CHECK(tensor.known.rank == 2 && tensor.known.dims[0] == 2 && tensor.known.dims[1] == 2 &&
         tensor.known.dims[2] == 0);
+  CHECK(tensor.known.index_bytes == 2 && tensor.known.value_bytes == 8 &&
+        strcmp(tensor.known.value_codec, "f32") == 0);
+  CHECK(tensor.known.is_delta == 1 && tensor.known.is_derived == 0);
   CHECK(shira_adapter_get_tensor(adapter, 1, &tensor.known, &error) ==
         SHIRA_STATUS_INVALID_ARGUMENT);
   return adapter;
+}
+
+static void test_pack(float* weights) {
+  unsigned char bytes[MAX_FILE_BYTES];
+  const size_t size_bytes = build(bytes, MAX_ADAPTERS);
+  shira_adapter* adapter = NULL;
+  CHECK(shira_adapter_open_memory(bytes, size_bytes, "pack", &adapter, &error) ==
+        SHIRA_STATUS_INVALID_ARGUMENT);
+  CHECK(adapter == NULL && strstr(error.message, "12 adapters") != NULL &&
+        strstr(error.message, "shira_file_open") != NULL &&
+        strstr(error.message, "\"tin\", \"tan\"") != NULL && strstr(error.message, "tat") == NULL);
+
+  shira_file* file = NULL;
+  shira_open_options options = {.struct_bytes = sizeof(options)};
+  CHECK(shira_file_open("no such file", NULL, &file, &error) == SHIRA_STATUS_IO_ERROR);
+  CHECK(shira_file_open(NULL, NULL, &file, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
+  CHECK(shira_file_open_memory(NULL, 0, NULL, NULL, &file, &error) ==
+        SHIRA_STATUS_INVALID_ARGUMENT);
+  options.tier_count = 2;
+  CHECK(shira_file_open_memory(bytes, size_bytes, "pack", &options, &file, &error) ==
+        SHIRA_STATUS_INVALID_ARGUMENT);
+  options.tier_count = 1;
+  options.index_source_count = 1;
+  CHECK(shira_file_open_memory(bytes, size_bytes, "pack", &options, &file, &error) ==
+        SHIRA_STATUS_INVALID_ARGUMENT);
+  options.index_source_count = 0;
+  options.struct_bytes = 0;
+  CHECK(shira_file_open_memory(bytes, size_bytes, "pack", &options, &file, &error) ==
+        SHIRA_STATUS_INVALID_ARGUMENT);
+  options.struct_bytes = sizeof(options);
+  static const uint8_t kKey[SHIRA_PUBLIC_KEY_BYTES] = {1};
+  options.public_key = kKey; /* these files carry neither digests nor a signature */
+  shira_status status = shira_file_open_memory(bytes, size_bytes, "pack", &options, &file, &error);
+  CHECK(status == SHIRA_STATUS_NO_CRYPTOGRAPHY || status == SHIRA_STATUS_DIGEST_MISMATCH);
+  options.public_key = NULL;
+  CHECK(file == NULL);
+  CHECK(shira_file_open_memory(bytes, size_bytes, "pack", &options, &file, &error) ==
+        SHIRA_STATUS_OK);
+  shira_file* again = NULL;
+  const shira_file* sources[1] = {file};
+  options.index_sources = sources;
+  options.index_source_count = 1;
+  CHECK(shira_file_open_memory(bytes, size_bytes, "pack", &options, &again, &error) ==
+        SHIRA_STATUS_OK);
+  shira_file_free(again);
+
+  shira_file_info info = {.struct_bytes = sizeof(info)};
+  CHECK(shira_file_get_info(file, &info, &error) == SHIRA_STATUS_OK);
+  CHECK(info.adapter_count == MAX_ADAPTERS && info.tier_count == 1 && info.opened_tier_count == 1);
+  CHECK(info.is_signed == 0 && info.signer[0] == 0 && info.file_bytes == size_bytes);
+  info.struct_bytes = 8;
+  CHECK(shira_file_get_info(file, &info, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
+  CHECK(shira_file_get_info(NULL, &info, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
+  CHECK(shira_file_get_adapter(file, MAX_ADAPTERS, &adapter, &error) ==
+        SHIRA_STATUS_INVALID_ARGUMENT);
+  CHECK(shira_file_get_adapter(file, 0, NULL, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
+
+  shira_program* program = NULL;
+  const uint32_t dims[2] = {2, 2};
+  CHECK(shira_program_create(&program, &error) == SHIRA_STATUS_OK);
+  CHECK(shira_program_add_tensor(program, "w", SHIRA_DTYPE_F32, 2, dims, weights, &error) ==
+        SHIRA_STATUS_OK);
+  for (uint32_t i = 0; i < 2; ++i) {
+    CHECK(shira_file_get_adapter(file, i, &adapter, &error) == SHIRA_STATUS_OK);
+    CHECK(shira_program_add_adapter(program, adapter, NULL, SHIRA_ALLOW_UNVERIFIED_BASE, &error) ==
+          SHIRA_STATUS_OK);
+    shira_adapter_free(adapter);
+  }
+  shira_file_free(file);
+  const shira_member tan = {"tan", 1.0f};
+  CHECK(shira_program_switch(program, &tan, 1, NULL, &error) == SHIRA_STATUS_OK);
+  CHECK(weights[0] == 1 && weights[1] == 22 && weights[2] == 3 && weights[3] == 0);
+  CHECK(shira_program_require_signature(program, NULL, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
+  status = shira_program_require_signature(program, kKey, &error);
+  CHECK(status == SHIRA_STATUS_NO_CRYPTOGRAPHY || status == SHIRA_STATUS_DIGEST_MISMATCH ||
+        status == SHIRA_STATUS_NOT_SIGNED);
+  CHECK(weights[1] == 22);
+  CHECK(shira_program_switch(program, NULL, 0, NULL, &error) == SHIRA_STATUS_OK);
+  shira_program_free(program);
 }
 
 static void test_registration(shira_program* program, float* weights) {
@@ -160,6 +268,8 @@ static void test_registration(shira_program* program, float* weights) {
   CHECK(shira_program_add_tensor(program, NULL, SHIRA_DTYPE_F32, 2, dims, weights, &error) ==
         SHIRA_STATUS_INVALID_ARGUMENT);
   CHECK(shira_program_add_tensor(program, "w", (shira_dtype)7, 2, dims, weights, &error) ==
+        SHIRA_STATUS_INVALID_ARGUMENT);
+  CHECK(shira_program_add_tensor(program, "w", SHIRA_DTYPE_I8, 2, dims, weights, &error) ==
         SHIRA_STATUS_INVALID_ARGUMENT);
   CHECK(shira_program_add_tensor(program, "w", SHIRA_DTYPE_F32, 9, dims, weights, &error) ==
         SHIRA_STATUS_INVALID_ARGUMENT);
@@ -230,16 +340,18 @@ static void test_switching(shira_program* program, shira_adapter* adapter, float
 
 int main(void) {
   float weights[4] = {1, 2, 3, 4};
-  unsigned char file[FILE_BYTES];
+  unsigned char file[MAX_FILE_BYTES];
   shira_program* program = NULL;
-  build(file);
+  const size_t file_bytes = build(file, 1);
   test_status_and_version();
-  shira_adapter* adapter = test_adapter(file);
+  shira_adapter* adapter = test_adapter(file, file_bytes);
+  test_pack(weights);
   CHECK(shira_program_create(&program, &error) == SHIRA_STATUS_OK);
   test_registration(program, weights);
   test_switching(program, adapter, weights);
   shira_adapter_free(adapter);
   shira_program_free(program);
+  shira_file_free(NULL);
   shira_adapter_free(NULL);
   shira_program_free(NULL);
   return 0;
