@@ -73,6 +73,22 @@ TEST(Crc32c, VariantsAgreeOnEveryLengthAndStart) {
   }
 }
 
+/// Long enough for every way of going side by side, and for each of its ends.
+TEST(Crc32c, VariantsAgreeOnLongRanges) {
+  const Bytes bytes = pattern(40000);
+  const auto variants = shira::crc32c_variants();
+  for (const auto& variant : variants) {
+    if (!variant.supported) continue;
+    for (const size_t size : {1023, 1024, 3071, 3072, 3073, 3080, 6143, 6144, 9215, 9223, 39997}) {
+      for (const uint32_t crc : {0U, 1U, 0x80000000U, 0xFFFFFFFFU, 0x12345678U}) {
+        ASSERT_EQ(variant.update(crc, bytes.data() + 3, size),
+                  variants.back().update(crc, bytes.data() + 3, size))
+            << variant.name << " " << size;
+      }
+    }
+  }
+}
+
 TEST(Crc32c, ContinuesWhereItStopped) {
   const Bytes bytes = pattern(100);
   const uint32_t whole = shira::crc32c(bytes.data(), bytes.size());
