@@ -241,12 +241,12 @@ def _open(path: Path) -> _Tables:
             flatbuffer_end, segments_start = file_bytes, 0
         else:
             flatbuffer_end, segments_start = _parse_header(path, head, is_program)
-        if flatbuffer_end > _MAXIMUM_FLATBUFFER_BYTES:
-            problem = f"a flatbuffer of {flatbuffer_end} bytes is too large to be one"
-            raise ProgramFormatError(path, _HEADER_AT, problem)
         if flatbuffer_end > file_bytes:
             problem = f"truncated: the flatbuffer ends at byte {flatbuffer_end}"
             raise ProgramFormatError(path, file_bytes, problem)
+        if flatbuffer_end > _MAXIMUM_FLATBUFFER_BYTES:
+            problem = f"a flatbuffer of {flatbuffer_end} bytes is too large to be one"
+            raise ProgramFormatError(path, _HEADER_AT, problem)
         stream.seek(0)
         root = Flatbuffer(path, stream.read(flatbuffer_end)).root()
     version = root.scalar(_VERSION, 4)

@@ -61,10 +61,10 @@ Result<ProgramHead> parse_head(const ByteReader& head, uint64_t file_bytes,
   if (!checked_add(start_bytes, head.u64(sizes), &result.flatbuffer_end_bytes)) {
     return bad_program_file(path, sizes, "the size of the flatbuffer overflows");
   }
-  SHIRA_TRY(check_flatbuffer_size(result, sizes, path));
   if (result.flatbuffer_end_bytes > file_bytes) {
     return truncated_program_file(path, result.flatbuffer_end_bytes, file_bytes);
   }
+  SHIRA_TRY(check_flatbuffer_size(result, sizes, path));
   return result;
 }
 
