@@ -1,5 +1,5 @@
-// Test helper: builds valid .shb files, lets a test corrupt them and re-seals the checksums.
-// SPDX-License-Identifier: Apache-2.0
+// Test helper: builds any valid .shb file, finds its fields, and mends the checksums of broken
+// ones. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 // Written from the specification, not from the reader: nothing of csrc/format is used but the
@@ -9,18 +9,20 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <optional>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "base/dtype.h"
 #include "base/float_bits.h"
 #include "base/hash.h"
 #include "format/adapter_file.h"
+#include "index_encoder.h"
 
 namespace shira::testing {
-
-using Bytes = std::vector<uint8_t>;
 
 // --- SHA-256 (FIPS 180-4)
 
@@ -109,10 +111,14 @@ inline void pad_to(Bytes* bytes, size_t alignment) {
   while (bytes->size() % alignment != 0) bytes->push_back(0);
 }
 
-/// The bit patterns of `values` in `dtype`, as a value stream or as live weights.
+/// The bit patterns of `values` in `dtype`, as live weights: i8 and i4 take one byte per code.
 inline Bytes encode_values(Dtype dtype, const std::vector<float>& values) {
   Bytes bytes;
   for (const float value : values) {
+    if (!is_float(dtype)) {
+      bytes.push_back(static_cast<uint8_t>(static_cast<int8_t>(value)));
+      continue;
+    }
     const uint16_t half = dtype == Dtype::f16 ? narrow_f16(value) : narrow_bf16(value);
     if (dtype == Dtype::f32) {
       append(&bytes, &value, 4);
@@ -123,81 +129,51 @@ inline Bytes encode_values(Dtype dtype, const std::vector<float>& values) {
   return bytes;
 }
 
-// --- index streams (section 10)
+// --- what a file is made from
 
-inline void append_digits(Bytes* stream, uint64_t gap, uint32_t digit_bytes) {
-  const uint64_t more = digit_bytes == 1 ? 255 : 65535;
-  for (uint64_t i = 0; i <= gap / more; ++i) {
-    const uint64_t digit = i < gap / more ? more : gap % more;
-    for (uint32_t k = 0; k < digit_bytes; ++k)
-      stream->push_back(static_cast<uint8_t>(digit >> (8 * k)));
-  }
-}
-
-inline void append_leb128(Bytes* stream, uint64_t number) {
-  for (; number >= 0x80; number >>= 7) stream->push_back(static_cast<uint8_t>(number | 0x80));
-  stream->push_back(static_cast<uint8_t>(number));
-}
-
-struct EncodedIndex {
-  Bytes stream;
-  uint32_t unit_count = 0;
+/// Values of a scaled codec (section 10): levels and the f16 patterns of their scales.
+struct ScaledValues {
+  ValueCodec codec = ValueCodec::q4;
+  uint32_t group = 64;
+  int8_t exponent = 0;
+  std::vector<uint16_t> scales;
+  std::vector<int> levels;  // q, one per entry
 };
 
-/// `index` must suit the codec: whole aligned blocks of `block_length` for BLOCKS.
-inline EncodedIndex encode_index(IndexCodec codec, const std::vector<uint32_t>& index,
-                                 uint32_t block_length) {
-  EncodedIndex encoded;
-  uint64_t end = 0;  // of the unit before: position + 1, or for runs the end of the run
-  if (codec == IndexCodec::runs) {
-    for (size_t i = 0; i < index.size();) {
-      size_t length = 1;
-      while (i + length < index.size() && index[i + length] == index[i] + length) ++length;
-      append_leb128(&encoded.stream, index[i] - end);
-      append_leb128(&encoded.stream, length - 1);
-      end = index[i] + length;
-      i += length;
-      ++encoded.unit_count;
-    }
-    return encoded;
-  }
-  const bool blocks = codec == IndexCodec::blocks8 || codec == IndexCodec::blocks16;
-  const bool narrow = codec == IndexCodec::gaps8 || codec == IndexCodec::blocks8;
-  const uint32_t step = blocks ? block_length : 1;
-  for (size_t i = 0; i < index.size(); i += step) {
-    append_digits(&encoded.stream, index[i] / step - end, narrow ? 1 : 2);
-    end = uint64_t{index[i] / step} + 1;
-    ++encoded.unit_count;
-  }
-  return encoded;
-}
-
-// --- files
-
+/// One row of TENSORS. Rows of a tier whose positions are coded alike share them, unless one says
+/// otherwise.
 struct TensorInput {
   std::string name = "layer.weight";
   Dtype dtype = Dtype::f32;
   std::vector<uint32_t> dims = {4, 4};
+  uint8_t tier = 0;
   IndexCodec codec = IndexCodec::gaps8;
-  uint32_t block_length = 0;
+  uint32_t block_length = 1;    // of GAPS8, GAPS16, RICE, RANDOM
+  uint8_t rice_bits = 0;        // of RICE
   std::vector<uint32_t> index;  // strictly increasing
+  /// Replaces what `codec` would give: streams of derived masks, and malformed ones.
+  std::optional<EncodedIndex> coded;
+  std::optional<uint64_t> entry_count;  // where it is not index.size()
+  bool shares_index = true;
   ValueKind kind = ValueKind::target;
   Dtype value_dtype = Dtype::f32;
-  Bytes values;  // index.size() values of value_dtype
+  Bytes values;  // index.size() values of value_dtype; i4 is packed on writing
+  std::optional<ScaledValues> scaled;  // replaces both
   Hash128 fingerprint{};
   Hash128 base_digest{};
-  std::optional<EncodedIndex>
-      coded;  // replaces what `codec` would give, to write malformed streams
 
   void set_values(const std::vector<float>& numbers) {
     values = encode_values(value_dtype, numbers);
   }
 
   /// Fingerprint and base digest of a base tensor: all its bytes, row-major, in `dtype`.
-  void set_base(const Bytes& base) {
+  void set_base(const Bytes& base) { set_base(base, index); }
+
+  /// The same where the fingerprint covers the positions of lower tiers too.
+  void set_base(const Bytes& base, const std::vector<uint32_t>& positions) {
     const size_t width = dtype_bytes(dtype);
     Bytes touched;
-    for (const uint32_t position : index) append(&touched, &base.at(position * width), width);
+    for (const uint32_t position : positions) append(&touched, &base.at(position * width), width);
     fingerprint = hash128(touched.data(), touched.size());
     base_digest = hash128(base.data(), base.size());
   }
@@ -207,26 +183,74 @@ struct AdapterInput {
   std::string name = "adapter";
   bool bound = true;
   std::string metadata = "{}";
-  std::vector<TensorInput> tensors;  // any order: written sorted by name
+  std::vector<TensorInput> tensors;  // any order: written by tier, then by name
 };
 
-/// Offset of row `section` (0 ADAPTERS to 5 VALUES) in the section table.
-inline size_t section_row(size_t section) { return 128 + 64 * section; }
+struct FileInput {
+  std::vector<AdapterInput> adapters;
+  uint32_t tier_count = 1;
+  std::map<uint32_t, std::array<uint8_t, 32>> references;  // by tier: instead of an INDEX section
+  std::vector<std::pair<uint32_t, Bytes>> optional;        // kind and bytes
+};
+
+// --- the parts of a finished file
+
+/// One row of the section table and its bytes.
+struct Section {
+  uint32_t kind = 0;
+  uint32_t tier = 0;
+  uint32_t index_count = 0;
+  Bytes bytes;
+};
+
+/// A file taken apart at its sections, to be changed and assembled again.
+struct Parts {
+  uint32_t adapter_count = 0;
+  uint32_t tensor_count = 0;
+  uint32_t tier_count = 0;
+  std::vector<Section> sections;
+};
+
+/// Offset of row `section` of the section table.
+inline size_t section_row(size_t section) { return 256 + 64 * section; }
 inline size_t section_offset(const Bytes& file, size_t section) {
   return static_cast<size_t>(get<uint64_t>(file, section_row(section) + 8));
 }
 inline size_t section_bytes(const Bytes& file, size_t section) {
   return static_cast<size_t>(get<uint64_t>(file, section_row(section) + 16));
 }
-/// Offset of the row of tensor `tensor`.
+inline size_t section_end(const Bytes& file, size_t section) {
+  return section_offset(file, section) + section_bytes(file, section);
+}
+/// Offset of a row of ADAPTERS, of TENSORS, or of the index table of a tier.
+inline size_t adapter_row(const Bytes& file, size_t adapter) {
+  return section_offset(file, 0) + 64 * adapter;
+}
 inline size_t tensor_row(const Bytes& file, size_t tensor) {
   return section_offset(file, 1) + 128 * tensor;
 }
+inline size_t index_row(const Bytes& file, size_t number, size_t tier = 0) {
+  return section_offset(file, 4 + 2 * tier) + 48 * number;
+}
+/// Offset of the stream of an index row, or of the values of a row of TENSORS.
+inline size_t index_stream_offset(const Bytes& file, size_t number, size_t tier = 0) {
+  const uint64_t offset = get<uint64_t>(file, index_row(file, number, tier) + 32);
+  return section_offset(file, 4 + 2 * tier) + static_cast<size_t>(offset);
+}
+inline size_t value_stream_offset(const Bytes& file, size_t tensor) {
+  const size_t row = tensor_row(file, tensor);
+  const size_t section = 5 + 2 * size_t{get<uint8_t>(file, row + 10)};
+  return section_offset(file, section) + static_cast<size_t>(get<uint64_t>(file, row + 32));
+}
+
+inline void put_crc_of_header(Bytes* file) { put<uint32_t>(file, 252, crc32c(file->data(), 252)); }
 
 /// Recomputes every checksum and digest, so that a corrupted field is what a reader meets, not a
 /// checksum. Sections that lie outside the file are left alone.
 inline void reseal(Bytes* file) {
-  for (size_t i = 0; i < 6; ++i) {
+  const size_t section_count = std::min<size_t>(get<uint32_t>(*file, 40), 64);
+  const size_t table_end = std::min(file->size(), section_row(section_count));
+  for (size_t i = 0; section_row(i + 1) <= table_end; ++i) {
     const uint64_t offset = get<uint64_t>(*file, section_row(i) + 8);
     const uint64_t size_bytes = get<uint64_t>(*file, section_row(i) + 16);
     if (offset > file->size() || size_bytes > file->size() - offset) continue;
@@ -237,99 +261,236 @@ inline void reseal(Bytes* file) {
     std::copy(sha256.begin(), sha256.end(),
               file->begin() + static_cast<ptrdiff_t>(section_row(i) + 32));
   }
-  put<uint32_t>(file, 52, crc32c(file->data() + 128, 384));
-  Bytes identity(file->begin(), file->begin() + 512);
-  std::fill(identity.begin() + 64, identity.begin() + 96, uint8_t{0});
-  std::fill(identity.begin() + 124, identity.begin() + 128, uint8_t{0});
+  put<uint32_t>(file, 56, crc32c(file->data() + 256, table_end - 256));
+  Bytes identity(file->begin(), file->begin() + static_cast<ptrdiff_t>(table_end));
+  std::fill(identity.begin() + 64, identity.begin() + 224, uint8_t{0});
+  std::fill(identity.begin() + 252, identity.begin() + 256, uint8_t{0});
   const auto digest = Sha256::digest(identity);
   std::copy(digest.begin(), digest.end(), file->begin() + 64);
-  put<uint32_t>(file, 124, crc32c(file->data(), 124));
+  put_crc_of_header(file);
 }
 
-using Sections = std::array<Bytes, 6>;
-
-/// The file of these sections, in the order of their kinds.
-inline Bytes assemble(const Sections& sections, uint32_t tensor_count) {
-  Bytes file(512);
-  for (size_t i = 0; i < sections.size(); ++i) {
+inline Bytes assemble(const Parts& parts) {
+  Bytes file(section_row(parts.sections.size()));
+  for (size_t i = 0; i < parts.sections.size(); ++i) {
+    const Section& section = parts.sections[i];
     pad_to(&file, 64);
-    put<uint32_t>(&file, section_row(i), i + 1);
+    put<uint32_t>(&file, section_row(i), section.kind);
     put<uint64_t>(&file, section_row(i) + 8, file.size());
-    put<uint64_t>(&file, section_row(i) + 16, sections[i].size());
-    append(&file, sections[i].data(), sections[i].size());
+    put<uint64_t>(&file, section_row(i) + 16, section.bytes.size());
+    put<uint32_t>(&file, section_row(i) + 24, section.tier);
+    put<uint32_t>(&file, section_row(i) + 28, section.index_count);
+    append(&file, section.bytes.data(), section.bytes.size());
   }
   const uint8_t magic[8] = {0x89, 0x53, 0x48, 0x42, 0x0D, 0x0A, 0x1A, 0x0A};
   std::copy(magic, magic + 8, file.begin());
-  put<uint16_t>(&file, 10, 1);  // version 0.1
-  put<uint32_t>(&file, 12, 128);
+  put<uint16_t>(&file, 8, 1);  // version 1.0
+  put<uint32_t>(&file, 12, 256);
   put<uint64_t>(&file, 16, file.size());
-  put<uint32_t>(&file, 40, 6);
-  put<uint32_t>(&file, 44, 1);
-  put<uint32_t>(&file, 48, tensor_count);
+  put<uint32_t>(&file, 40, parts.sections.size());
+  put<uint32_t>(&file, 44, parts.adapter_count);
+  put<uint32_t>(&file, 48, parts.tensor_count);
+  put<uint32_t>(&file, 52, parts.tier_count);
   reseal(&file);
   return file;
 }
 
-/// The sections of a valid file, to be changed and assembled again.
-inline Sections split(const Bytes& file) {
-  Sections sections;
-  for (size_t i = 0; i < sections.size(); ++i) {
-    append(&sections[i], &file[section_offset(file, i)], section_bytes(file, i));
+/// The parts of a valid file.
+inline Parts split(const Bytes& file) {
+  Parts parts;
+  parts.adapter_count = get<uint32_t>(file, 44);
+  parts.tensor_count = get<uint32_t>(file, 48);
+  parts.tier_count = get<uint32_t>(file, 52);
+  parts.sections.resize(get<uint32_t>(file, 40));
+  for (size_t i = 0; i < parts.sections.size(); ++i) {
+    Section& section = parts.sections[i];
+    section.kind = get<uint32_t>(file, section_row(i));
+    section.tier = get<uint32_t>(file, section_row(i) + 24);
+    section.index_count = get<uint32_t>(file, section_row(i) + 28);
+    append(&section.bytes, &file[section_offset(file, i)], section_bytes(file, i));
   }
-  return sections;
+  return parts;
 }
 
-inline Bytes build_adapter(AdapterInput input) {
-  std::sort(input.tensors.begin(), input.tensors.end(),
-            [](const TensorInput& a, const TensorInput& b) { return a.name < b.name; });
-  const auto tensor_count = static_cast<uint32_t>(input.tensors.size());
+// --- writing
 
-  Sections sections;
-  auto& [adapters, tensors, names, metadata, index, values] = sections;
-  const auto append_name = [&names = sections[2]](Bytes* row, size_t at, const std::string& name) {
-    put<uint32_t>(row, at, names.size());
-    put<uint32_t>(row, at + 4, name.size());
-    append(&names, name.data(), name.size());
-  };
-  adapters.resize(64);
-  append_name(&adapters, 0, input.name);
-  put<uint32_t>(&adapters, 12, tensor_count);
-  put<uint32_t>(&adapters, 16, input.bound ? 1 : 0);
-  append(&metadata, input.metadata.data(), input.metadata.size());
-  for (const TensorInput& tensor : input.tensors) {
-    const EncodedIndex coded = tensor.coded
-                                   ? *tensor.coded
-                                   : encode_index(tensor.codec, tensor.index, tensor.block_length);
-    const size_t row = tensors.size();
-    tensors.resize(row + 128);
-    pad_to(&index, 8);
-    pad_to(&values, 8);
-    append_name(&tensors, row, tensor.name);
-    put<uint8_t>(&tensors, row + 8, static_cast<uint8_t>(tensor.dtype));
-    put<uint8_t>(&tensors, row + 9, tensor.dims.size());
-    put<uint8_t>(&tensors, row + 10, static_cast<uint8_t>(tensor.codec));
-    put<uint8_t>(&tensors, row + 11, static_cast<uint8_t>(tensor.value_dtype));
-    put<uint8_t>(&tensors, row + 12, static_cast<uint8_t>(tensor.kind));
-    put<uint8_t>(&tensors, row + 13, input.bound ? 1 : 0);
-    put<uint32_t>(&tensors, row + 16, tensor.block_length);
-    put<uint32_t>(&tensors, row + 20, 4);
-    put<uint32_t>(&tensors, row + 24, 5);
-    put<uint32_t>(&tensors, row + 28, coded.unit_count);
-    put<uint64_t>(&tensors, row + 32, tensor.index.size());
-    put<uint64_t>(&tensors, row + 40, index.size());
-    put<uint64_t>(&tensors, row + 48, coded.stream.size());
-    put<uint64_t>(&tensors, row + 56, values.size());
-    for (size_t i = 0; i < tensor.dims.size(); ++i)
-      put<uint32_t>(&tensors, row + 64 + 4 * i, tensor.dims[i]);
-    if (input.bound) {
-      std::copy(tensor.fingerprint.begin(), tensor.fingerprint.end(), &tensors[row + 96]);
-      std::copy(tensor.base_digest.begin(), tensor.base_digest.end(), &tensors[row + 112]);
+/// Codes of `bits` bits, the lowest ones of each number.
+inline Bytes pack_codes(const std::vector<int>& codes, unsigned bits) {
+  BitWriter writer;
+  for (const int code : codes) {
+    for (unsigned bit = 0; bit < bits; ++bit) writer.put((code >> bit & 1) != 0);
+  }
+  return writer.bytes();
+}
+
+inline ValueCodec codec_of(const TensorInput& tensor) {
+  return tensor.scaled ? tensor.scaled->codec : static_cast<ValueCodec>(tensor.value_dtype);
+}
+
+inline Bytes value_stream_of(const TensorInput& tensor) {
+  if (tensor.scaled) {
+    Bytes stream;
+    for (const uint16_t scale : tensor.scaled->scales) append(&stream, &scale, 2);
+    std::vector<int> codes = tensor.scaled->levels;
+    for (int& code : codes) {
+      if (tensor.scaled->codec == ValueCodec::q2) code = (code + 3) / 2;
+      if (tensor.scaled->codec == ValueCodec::q1) code = (code + 1) / 2;
     }
-    append(&index, coded.stream.data(), coded.stream.size());
-    append(&values, tensor.values.data(), tensor.values.size());
+    const unsigned bits = 8U >> (static_cast<int>(tensor.scaled->codec) - 6);  // Q8, Q4, Q2, Q1
+    const Bytes packed = pack_codes(codes, bits);
+    append(&stream, packed.data(), packed.size());
+    return stream;
+  }
+  if (tensor.value_dtype != Dtype::i4) return tensor.values;
+  return pack_codes(std::vector<int>(tensor.values.begin(), tensor.values.end()), 4);
+}
+
+/// Collects the sections of one file.
+class FileBuilder {
+ public:
+  explicit FileBuilder(const FileInput& input) : input_(input), tiers_(input.tier_count) {}
+
+  Bytes build() {
+    for (const AdapterInput& adapter : input_.adapters) add_adapter_row(adapter);
+    for (const AdapterInput& adapter : input_.adapters) {
+      for (const TensorInput& tensor : in_file_order(adapter)) add_tensor(adapter, tensor);
+    }
+    Parts parts;
+    parts.adapter_count = static_cast<uint32_t>(input_.adapters.size());
+    parts.tensor_count = static_cast<uint32_t>(tensors_.size() / 128);
+    parts.tier_count = input_.tier_count;
+    parts.sections = {
+        {1, 0, 0, adapters_}, {2, 0, 0, tensors_}, {3, 0, 0, names_}, {4, 0, 0, metadata_}};
+    for (uint32_t tier = 0; tier < input_.tier_count; ++tier) {
+      parts.sections.push_back(index_section(tier));
+      parts.sections.push_back({6, tier, 0, tiers_[tier].values});
+    }
+    for (const auto& [kind, bytes] : input_.optional) parts.sections.push_back({kind, 0, 0, bytes});
+    return assemble(parts);
   }
 
-  return assemble(sections, tensor_count);
+ private:
+  struct IndexEntry {
+    Bytes row;  // without the place of the stream
+    Bytes stream;
+  };
+  struct Tier {
+    std::vector<IndexEntry> index;
+    Bytes values;
+  };
+
+  static std::vector<TensorInput> in_file_order(const AdapterInput& adapter) {
+    std::vector<TensorInput> tensors = adapter.tensors;
+    std::stable_sort(tensors.begin(), tensors.end(),
+                     [](const TensorInput& a, const TensorInput& b) {
+                       return std::tie(a.tier, a.name) < std::tie(b.tier, b.name);
+                     });
+    return tensors;
+  }
+
+  void put_name(Bytes* row, const std::string& name) {
+    const auto [place, is_new] = name_offsets_.emplace(name, names_.size());
+    if (is_new) append(&names_, name.data(), name.size());
+    put<uint32_t>(row, 0, place->second);
+    put<uint32_t>(row, 4, name.size());
+  }
+
+  void add_adapter_row(const AdapterInput& adapter) {
+    Bytes row(64);
+    put_name(&row, adapter.name);
+    put<uint32_t>(&row, 8, tensor_count_);
+    put<uint32_t>(&row, 12, adapter.tensors.size());
+    put<uint32_t>(&row, 16, adapter.bound ? 1 : 0);
+    put<uint32_t>(&row, 24, metadata_.size());
+    put<uint32_t>(&row, 28, adapter.metadata.size());
+    append(&metadata_, adapter.metadata.data(), adapter.metadata.size());
+    append(&adapters_, row.data(), row.size());
+    tensor_count_ += adapter.tensors.size();
+  }
+
+  void add_tensor(const AdapterInput& adapter, const TensorInput& tensor) {
+    Tier& tier = tiers_.at(tensor.tier);
+    const Bytes values = value_stream_of(tensor);
+    pad_to(&tier.values, 8);
+    Bytes row(128);
+    put_name(&row, tensor.name);
+    put<uint8_t>(&row, 8, static_cast<uint8_t>(tensor.dtype));
+    put<uint8_t>(&row, 9, tensor.dims.size());
+    put<uint8_t>(&row, 10, tensor.tier);
+    put<uint8_t>(&row, 11, static_cast<uint8_t>(codec_of(tensor)));
+    put<uint8_t>(&row, 12, static_cast<uint8_t>(tensor.kind));
+    put<uint8_t>(&row, 13, adapter.bound ? 1 : 0);
+    put<uint8_t>(&row, 14, tensor.scaled ? tensor.scaled->exponent : 0);
+    put<uint32_t>(&row, 16, add_index(&tier, tensor));
+    put<uint32_t>(&row, 20, tensor.scaled ? tensor.scaled->group : 0);
+    put<uint64_t>(&row, 24, tensor.entry_count.value_or(tensor.index.size()));
+    put<uint64_t>(&row, 32, tier.values.size());
+    put<uint64_t>(&row, 40, values.size());
+    for (size_t i = 0; i < tensor.dims.size(); ++i) put<uint32_t>(&row, 64 + 4 * i, tensor.dims[i]);
+    if (adapter.bound) {
+      std::copy(tensor.fingerprint.begin(), tensor.fingerprint.end(), &row[96]);
+      std::copy(tensor.base_digest.begin(), tensor.base_digest.end(), &row[112]);
+    }
+    append(&tensors_, row.data(), row.size());
+    append(&tier.values, values.data(), values.size());
+  }
+
+  /// The number of the tensor's row in the index table.
+  static uint32_t add_index(Tier* tier, const TensorInput& tensor) {
+    const bool has_blocks = tensor.codec != IndexCodec::runs &&
+                            tensor.codec != IndexCodec::structured &&
+                            tensor.codec != IndexCodec::top_magnitude;
+    const uint32_t block_length = has_blocks ? std::max(tensor.block_length, 1U) : 0;
+    const EncodedIndex coded =
+        tensor.coded ? *tensor.coded
+                     : encode_index(tensor.codec, tensor.index, block_length, tensor.rice_bits);
+    uint64_t element_count = 1;
+    for (const uint32_t dim : tensor.dims) element_count *= dim;
+    Bytes row(48);
+    put<uint8_t>(&row, 0, static_cast<uint8_t>(tensor.codec));
+    put<uint8_t>(&row, 1, tensor.rice_bits);
+    put<uint32_t>(&row, 4, block_length);
+    put<uint32_t>(&row, 8, coded.unit_count);
+    put<uint64_t>(&row, 16, element_count);
+    put<uint64_t>(&row, 24, tensor.entry_count.value_or(tensor.index.size()));
+    for (size_t i = 0; i < tier->index.size() && tensor.shares_index; ++i) {
+      if (tier->index[i].row == row && tier->index[i].stream == coded.stream)
+        return static_cast<uint32_t>(i);
+    }
+    tier->index.push_back({row, coded.stream});
+    return static_cast<uint32_t>(tier->index.size() - 1);
+  }
+
+  Section index_section(uint32_t tier) const {
+    const std::vector<IndexEntry>& index = tiers_[tier].index;
+    const auto index_count = static_cast<uint32_t>(index.size());
+    if (const auto found = input_.references.find(tier); found != input_.references.end()) {
+      return {7, tier, index_count, Bytes(found->second.begin(), found->second.end())};
+    }
+    Section section{5, tier, index_count, Bytes(48 * index.size())};
+    for (size_t i = 0; i < index.size(); ++i) {
+      pad_to(&section.bytes, 8);
+      std::copy(index[i].row.begin(), index[i].row.end(), &section.bytes[48 * i]);
+      put<uint64_t>(&section.bytes, 48 * i + 32, section.bytes.size());
+      put<uint64_t>(&section.bytes, 48 * i + 40, index[i].stream.size());
+      append(&section.bytes, index[i].stream.data(), index[i].stream.size());
+    }
+    return section;
+  }
+
+  const FileInput& input_;
+  std::vector<Tier> tiers_;
+  Bytes adapters_, tensors_, names_, metadata_;
+  std::map<std::string, size_t> name_offsets_;
+  size_t tensor_count_ = 0;
+};
+
+inline Bytes build_file(const FileInput& input) { return FileBuilder(input).build(); }
+
+inline Bytes build_adapter(const AdapterInput& input) {
+  FileInput file;
+  file.adapters.push_back(input);
+  return build_file(file);
 }
 
 }  // namespace shira::testing
