@@ -54,11 +54,9 @@ def _show_file(file: dict[str, Any]) -> None:
     shared = sum(table["used_by"] > 1 for table in file["index_tables"])
     if shared:
         say(f"{shared} of {len(file['index_tables'])} index streams are shared")
-    peft = PEFT_BYTES_PER_ENTRY * file["entry_count"]
     say(
         f"{count(file['entry_count'])} entries, {count(file['file_bytes'])} bytes:"
-        f" {file['bytes_per_entry']:.2f} per entry (PEFT: {PEFT_BYTES_PER_ENTRY},"
-        f" {peft / file['file_bytes']:.1f} times as much)"
+        f" {file['bytes_per_entry']:.2f} per entry (PEFT: {PEFT_BYTES_PER_ENTRY})"
     )
 
 

@@ -54,7 +54,10 @@ def print_table(
     """
     cells = [list(row) for row in rows]
     table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_footer=footer is not None
+        title=None if title is None else _printable(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_footer=footer is not None,
     )
     for index, column in enumerate(columns):
         numeric = bool(cells) and all(_is_number(row[index]) for row in cells)

@@ -38,7 +38,7 @@ def test_it_shows_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "de.shb"
     path.write_bytes(example_bytes())
     opened = Adapter.open(path)
-    assert (opened.name, opened.path, opened.version) == ("de", str(path), (0, 1))
+    assert (opened.name, opened.path, opened.version) == ("de", str(path), (1, 0))
     assert opened.is_bound
     assert opened.entry_count == 19
     assert opened.file_bytes == path.stat().st_size
@@ -56,9 +56,13 @@ def test_it_shows_what_was_written(tmp_path: Path) -> None:
         assert tensor.bits().tobytes() == expected.tobytes()
         assert tensor.indices().dtype == np.uint32
         assert tensor.values().dtype == np.float32
-    assert opened.tensors["a.weight"].index_codec == "blocks8" or (
-        opened.tensors["a.weight"].index_codec == "runs"
-    )
+        (part,) = tensor.parts
+        assert (part.tier, part.stream_bytes > 0) == (0, True)
+        assert (tensor.value_codec, tensor.value_bits) == (
+            tensor.dtype,
+            8 * expected.dtype.itemsize,
+        )
+        assert tensor.value_bytes == expected.nbytes
     assert opened.tensors["a.weight"].bits().dtype == np.uint16
     assert opened.tensors["b.weight"].bits().dtype == np.uint32
 
@@ -142,7 +146,7 @@ def planted(fault: str) -> tuple[bytes, str]:
         content[index.stop - 2] = 0xFF
         return resealed(content), "BAD_INDEX"
     if fault == "reserved":
-        content[tensors + 14] = 1
+        content[tensors + 15] = 1
         return resealed(content), "RESERVED_NOT_ZERO"
     if fault == "dtype":
         content[tensors + 8] = 9
@@ -187,11 +191,12 @@ def test_a_duplicate_index_cannot_be_written_down() -> None:
     base = np.zeros((1, 4096), np.float32)
     tensor = tensor_entries("w", base, np.r_[0:100, 200:300, 1000:1001], np.ones(201))
     content = bytearray(adapter_bytes("runs", tensor))
-    assert Adapter.from_bytes(bytes(content)).tensors["w"].index_codec == "runs"
+    assert Adapter.from_bytes(bytes(content)).tensors["w"].parts[0].codec == "runs"
     index = section_range(content, "index")
-    # pairs (gap, length - 1): (0, 99) (100, 99) (700, 0)
-    assert content[index] == bytes([0, 99, 100, 99, 0xBC, 0x05, 0])
-    content[index.start + 2] = 0
+    # pairs (gap, length - 1), behind the table's one row: (0, 99) (100, 99) (700, 0)
+    stream = index.start + 48
+    assert content[stream : index.stop] == bytes([0, 99, 100, 99, 0xBC, 0x05, 0])
+    content[stream + 2] = 0
     with pytest.raises(FormatError) as caught:
         Adapter.from_bytes(resealed(content))
     assert caught.value.status == "BAD_INDEX"

@@ -31,15 +31,21 @@ def test_inspect_shows_an_adapter(shira: Shira, files: Files) -> None:
     ran = shira("inspect", files.fr)
     assert ran.code == 0
     assert ran.err == ""
-    assert ran.out.startswith("fr: .shb 0.1, bound to its base\n")
-    for words in ("layer.a.weight", "12x40", "target bf16", "metadata", "MIT", "72 entries in 2"):
+    assert ran.out.startswith("fr: .shb 1.0, not signed\n")
+    for words in (
+        *("fr: 72 entries, bound to its base", "layer.a.weight", "12x40", "target bf16"),
+        *("metadata", "MIT", "72 entries, ", "PEFT: 12"),
+    ):
         assert words in ran.out
     shown = shira("inspect", files.fr, "--json").json
-    assert (shown["kind"], shown["name"], shown["entry_count"]) == ("shb", "fr", 72)
+    assert (shown["kind"], shown["format_version"], shown["entry_count"]) == ("shb", "1.0", 72)
     assert shown["file_bytes"] == files.fr.stat().st_size
-    assert shown["metadata"] == {"license": "MIT", "train": {"steps": 3}}
+    assert (shown["tier_count"], shown["signer"]) == (1, None)
     assert [s["kind"] for s in shown["sections"]][:2] == ["adapters", "tensors"]
-    by_name = {tensor["name"]: tensor for tensor in shown["tensors"]}
+    (adapter,) = shown["adapters"]
+    assert (adapter["name"], adapter["is_bound"], adapter["entry_count"]) == ("fr", True, 72)
+    assert adapter["metadata"] == {"license": "MIT", "train": {"steps": 3}}
+    by_name = {tensor["name"]: tensor for tensor in adapter["tensors"]}
     assert by_name["layer.b.weight"]["shape"] == [8, 30]
     assert by_name["layer.b.weight"]["density"] == 32 / 240
     assert "unbound" in shira("inspect", files.delta).out
@@ -61,18 +67,19 @@ def test_verify_finds_a_wrong_sha256_below_right_crcs(
 ) -> None:
     content = bytearray(files.de.read_bytes())
     if where == "section":
-        content[128 + 32] ^= 1  # the SHA-256 of the first section, in the section table
+        content[256 + 32] ^= 1  # the SHA-256 of the first section, in the section table
         good = resealed(content)
-        content[:128] = good[:128]
-        struct.pack_into("<I", content, 52, google_crc32c.value(bytes(content[128:512])))
+        content[:256] = good[:256]
+        struct.pack_into("<I", content, 56, google_crc32c.value(bytes(content[256:640])))
     else:
         content[64] ^= 1
-    struct.pack_into("<I", content, 124, google_crc32c.value(bytes(content[:124])))
+    struct.pack_into("<I", content, 252, google_crc32c.value(bytes(content[:252])))
     files.de.write_bytes(content)
     assert shira("inspect", files.de).code == 0  # the CRCs are right
     ran = shira("verify", files.de)
     assert ran.code == 1
-    assert ("SHA-256 of section 1" if where == "section" else "content digest") in ran.err
+    offset = 256 + 32 if where == "section" else 64
+    assert f"byte {offset}: " in ran.err
     assert ran.out == ""
 
 

@@ -97,8 +97,8 @@ def test_run_gives_the_outputs_of_the_active_adapters(
     wanted = program.forward(inputs)[0].numpy()
     shown = shira_json(
         capsys,
-        *("run", folder / "model.pte", "--input", tmp_path / "x.npy"),
-        *("-a", folder / "de.shb", "-a", folder / "fr.shb", "--scale", "fr=0.5"),
+        *("run", folder / "model.pte", folder / "de.shb", folder / "fr.shb"),
+        *("--input", tmp_path / "x.npy", "--scale", "fr=0.5"),
         *("-o", tmp_path / "outputs"),
     )
     assert shown["active"] == {"de": 1.0, "fr": 0.5}
@@ -147,14 +147,14 @@ def test_a_program_that_does_not_load_is_a_bad_file(
 
 @pytest.mark.parametrize(
     "misuse",
-    [("--scale", "de=nan"), ("--scale", "es=1"), ("-a", "{de}")],
-    ids=["no number", "a stranger", "one adapter twice"],
+    [("--scale", "de=nan"), ("--scale", "es=1"), ("{de}",), ("-a", "es")],
+    ids=["no number", "a stranger", "one adapter twice", "a name that no pack has"],
 )
 def test_misuse_is_found_before_the_model_is_loaded(
-    folder: Path, capsys: pytest.CaptureFixture[str], misuse: tuple[str, str]
+    folder: Path, capsys: pytest.CaptureFixture[str], misuse: tuple[str, ...]
 ) -> None:
     given = [argument.format(de=folder / "de.shb") for argument in misuse]
-    assert cli.main(["run", "none.pte", "-a", f"{folder}/de.shb", *given]) == 2
+    assert cli.main(["run", "none.pte", f"{folder}/de.shb", *given]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 

@@ -27,13 +27,15 @@ def is_harmless(text: str) -> bool:
 @pytest.fixture
 def hostile(files: Files, tmp_path: Path) -> Path:
     """An adapter whose names and metadata are hostile, and a base that has its tensor."""
-    # The format refuses C0 and DEL in names, so those hold what it lets through.
+    # The format refuses C0, DEL and C1 in names, so those hold what it lets through.
     base = files.arrays["layer.a.weight"]
-    tensor = "layer.\x9b.weight"
+    tensor = "layer.\u202e.weight"
     files.base.write_bytes(safetensors_bytes({tensor: base}, {}))
     entries = tensor_entries(tensor, base, np.array([1, 5]), np.ones(2))
     path = tmp_path / "hostile.shb"
-    path.write_bytes(adapter_bytes("x\x9b2J", entries, description=HOSTILE, **{HOSTILE: [HOSTILE]}))
+    path.write_bytes(
+        adapter_bytes("x\u202e2J", entries, description=HOSTILE, **{HOSTILE: [HOSTILE]})
+    )
     return path
 
 
@@ -41,14 +43,15 @@ def test_inspect_prints_no_control_characters(shira: Shira, hostile: Path) -> No
     ran = shira("inspect", hostile)
     assert ran.code == 0, ran.err
     assert is_harmless(ran.out)
-    assert ran.out.startswith(r"x\x9b2J: .shb")
-    assert r"layer.\x9b.weight" in ran.out
+    assert ran.out.startswith(r"x\u202e2J: .shb")
+    assert r"layer.\u202e.weight" in ran.out
     assert SHOWN in ran.out
     ran = shira("inspect", hostile, "--json")
     assert ran.out.isascii()
     assert is_harmless(ran.out)
-    assert ran.json["metadata"] == {"description": HOSTILE, HOSTILE: [HOSTILE]}
-    assert ran.json["name"] == "x\x9b2J"
+    (adapter,) = ran.json["adapters"]
+    assert adapter["metadata"] == {"description": HOSTILE, HOSTILE: [HOSTILE]}
+    assert adapter["name"] == "x\u202e2J"
 
 
 def test_other_commands_print_no_control_characters(
@@ -75,7 +78,7 @@ def test_errors_print_no_control_characters(shira: Shira, files: Files, hostile:
     ran = shira("verify", hostile, "--base", files.base)
     assert ran.code == 1
     assert is_harmless(ran.out + ran.err)
-    assert r"tensor layer.\x9b.weight" in ran.err
+    assert r"tensor layer.\u202e.weight" in ran.err
 
 
 def test_half_a_surrogate_pair_is_shown(shira: Shira, files: Files, tmp_path: Path) -> None:
@@ -88,7 +91,7 @@ def test_half_a_surrogate_pair_is_shown(shira: Shira, files: Files, tmp_path: Pa
         done = shira_process(tmp_path, "inspect", files.de, *flags, PYTHONIOENCODING="utf-8")
         assert (done.returncode, done.stderr) == (0, "")
         assert r"\ud800" in done.stdout
-    assert json.loads(done.stdout)["metadata"]["note"] == "\ud800"
+    assert json.loads(done.stdout)["adapters"][0]["metadata"]["note"] == "\ud800"
 
 
 def _with_bare_escape(content: bytes) -> bytes:

@@ -62,7 +62,7 @@ def nan_value(model: Model) -> Adapter:
 
 def index_out_of_range(model: Model) -> Adapter:
     content = one_bias_bytes(model)
-    content[section_range(content, "index")] = bytes([40])  # of 40 elements
+    content[section_range(content, "index").stop - 1] = 40  # the gap, of 40 elements
     return Adapter.from_bytes(resealed(content))
 
 

@@ -46,7 +46,7 @@ MISTAKES = {
     "report.epoch = 1": "misc",
     "program.epoch = 1": "misc",
     "program.switch_to('de')": "attr-defined",
-    "program.add_adapter('de.shb', 'de', True)": "call-arg|misc",
+    "program.add_adapter('de.shb', 'de', 'x')": "call-arg|misc",
     "shira_runtime.from_numpy([1.0])": "arg-type",
 }
 
