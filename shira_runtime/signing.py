@@ -30,7 +30,6 @@ __all__ = [
     "read_private_key",
     "sign",
     "signature_message",
-    "signer_of",
 ]
 
 PUBLIC_KEY_BYTES = 32
@@ -105,12 +104,6 @@ def check_digests(content: bytes, label: str) -> None:
 
 
 # --- Signatures ---
-
-
-def signer_of(content: bytes) -> bytes | None:
-    """Return the public key that a file names as its signer's, unproven; None if unsigned."""
-    kind, public_key, _ = _SIGNATURE_FIELDS.unpack_from(content, _SIGNATURE_OFFSET)
-    return public_key if kind == _ED25519 else None
 
 
 def signature_message(digest: bytes) -> bytes:
@@ -213,7 +206,6 @@ def _module(name: str) -> Any:
     """Import what only makers of signatures have."""
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"signing needs {error.name}: pip install 'shira-runtime[sign]'"
-        ) from None
+    except ModuleNotFoundError:
+        package = name.partition(".")[0]
+        raise ImportError(f"signing needs {package}: pip install 'shira-runtime[sign]'") from None

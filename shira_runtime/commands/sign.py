@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from shira_runtime import Adapter, signing
+from shira_runtime import AdapterFile, signing
+from shira_runtime.commands.adapters import IndexFrom, open_sources
 from shira_runtime.commands.output import Json, print_json, say
 from shira_runtime.errors import error_of
 
@@ -20,6 +21,7 @@ def sign(
         Path | None,
         typer.Option("--output", "-o", help="The file to write; without it FILE is replaced."),
     ] = None,
+    index_from: IndexFrom = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a signature, or an existing output.")
     ] = False,
@@ -35,13 +37,12 @@ def sign(
     check_output(target, replace)
     private_key = signing.read_private_key(key)
     content = file.read_bytes()
-    adapter = Adapter.from_bytes(content, str(file))
+    opened = AdapterFile.from_bytes(content, str(file), index_from=open_sources(index_from))
     signing.check_digests(content, str(file))
-    signer = signing.signer_of(content)
-    if signer is not None and not force:
+    if opened.signer is not None and not force:
         raise error_of(
             "INVALID_ARGUMENT",
-            f"is signed already, as by the key {signer.hex()}; --force replaces the signature",
+            f"is signed already, as by the key {opened.signer}; --force replaces the signature",
             file=str(file),
         )
     signed = signing.sign(content, private_key)
@@ -51,9 +52,9 @@ def sign(
         print_json(
             {
                 "output": str(target),
-                "content_digest": adapter.content_digest,
+                "content_digest": opened.content_digest,
                 "public_key": public_key,
             }
         )
     else:
-        say(f"{target}: digest {adapter.content_digest} signed by the key {public_key}")
+        say(f"{target}: digest {opened.content_digest} signed by the key {public_key}")
