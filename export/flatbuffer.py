@@ -59,6 +59,11 @@ class FlatTable:
         self._fields = position - buffer.number(position, 4, signed=True)
         self._fields_bytes = buffer.number(self._fields, 2)
         self._table_bytes = buffer.number(self._fields + 2, 2)
+        if self._fields_bytes < 4 or self._fields_bytes % 2 or self._table_bytes < 4:
+            raise self.error(
+                f"a table of {self._table_bytes} bytes and a list of {self._fields_bytes} bytes of"
+                " fields cannot be"
+            )
 
     def error(self, problem: str) -> ProgramFormatError:
         """Make the error of a problem with this table."""
@@ -98,7 +103,7 @@ class FlatTable:
         offset = self.buffer.number(self._fields + slot, 2)
         if offset == 0:
             return None
-        if offset + width_bytes > self._table_bytes:
+        if offset < 4 or offset + width_bytes > self._table_bytes:
             raise self.error(f"field {field} lies outside its table")
         return self.position + offset
 

@@ -92,6 +92,12 @@ class FlatTable {
     fields_ = position - static_cast<uint64_t>(int64_t{buffer->number<int32_t>(position)});
     fields_bytes_ = buffer->number<uint16_t>(fields_);
     table_bytes_ = buffer->number<uint16_t>(fields_ + sizeof(uint16_t));
+    if (fields_bytes_ < 2 * sizeof(uint16_t) || fields_bytes_ % sizeof(uint16_t) != 0 ||
+        table_bytes_ < sizeof(int32_t)) {
+      buffer->fail(position, "a table of " + std::to_string(table_bytes_) +
+                                 " bytes and a list of " + std::to_string(fields_bytes_) +
+                                 " bytes of fields cannot be");
+    }
     present_ = buffer->ok();
   }
 
@@ -143,7 +149,7 @@ class FlatTable {
     if (!present_ || slot + sizeof(uint16_t) > fields_bytes_) return 0;
     const auto offset = buffer_->number<uint16_t>(fields_ + slot);
     if (offset == 0) return 0;
-    if (offset + width_bytes > table_bytes_) {
+    if (offset < sizeof(int32_t) || offset + width_bytes > table_bytes_) {
       buffer_->fail(position_, "field " + std::to_string(field) + " lies outside its table");
       return 0;
     }
