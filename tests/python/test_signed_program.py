@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,14 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 import pytest
-from shb_files import adapter_bytes, random_arrays, resealed, section_range, tensor_entries
+from shb_files import (
+    SECTION_KINDS,
+    adapter_bytes,
+    random_arrays,
+    resealed,
+    section_range,
+    tensor_entries,
+)
 
 pytest.importorskip("cryptography")
 
@@ -19,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shira_runtime import (
     Adapter,
+    AdapterFile,
     FormatError,
     Program,
     ShiraError,
@@ -28,6 +37,9 @@ from shira_runtime import (
     from_numpy,
     signing,
 )
+from shira_runtime.export.build import build_adapter
+from shira_runtime.export.image import IndexReference, sha256
+from shira_runtime.export.writer import write_image
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC_KEY = KEY.public_key().public_bytes_raw()
@@ -63,12 +75,12 @@ class Signed:
         rng = np.random.default_rng(4)
         self.arrays = random_arrays(rng, {"a.weight": ((8, 24), "f32"), "b.bias": ((40,), "f16")})
         a, b = self.arrays.values()
-        self.unsigned = adapter_bytes(
-            "de",
+        entries = [
             tensor_entries("a.weight", a, np.cumsum(np.arange(20)), rng.standard_normal(20)),
             tensor_entries("b.bias", b, np.arange(5, 15), rng.standard_normal(10)),
-            description="to be trusted",
-        )
+        ]
+        self.built = build_adapter("de", entries, {"description": "to be trusted"})
+        self.unsigned = self.built.content
         self.content = signing.sign(self.unsigned, KEY)
         self.before = self.bytes()
         self.program = from_numpy(self.arrays)
@@ -228,12 +240,43 @@ def test_a_changed_section_is_refused(signed: Signed, use: Opener, section: str)
     assert isinstance(error, FormatError)
     assert (error.status, error.offset_bytes) == ("DIGEST_MISMATCH", 64)
 
-    row = 256 + 64 * ("adapters", "tensors", "names", "metadata", "index", "values").index(section)
-    hash_kept = replaced(sealed, slice(row + 32, row + 64), signed.content[row + 32 : row + 64])
-    table_crc32c = struct.pack("<I", google_crc32c.value(hash_kept[256 : 256 + 64 * 6]))
-    hash_kept = with_crc32c(replaced(hash_kept, slice(56, 60), table_crc32c))
+    hash_kept, offset_bytes = with_hash_of(signed.content, sealed, section)
     error = signed.refusal(hash_kept, use)
-    assert (error.status, error.offset_bytes) == ("DIGEST_MISMATCH", row + 32)
+    assert (error.status, error.offset_bytes) == ("DIGEST_MISMATCH", offset_bytes)
+
+
+def with_hash_of(original: bytes, changed: bytes, section: str) -> tuple[bytes, int]:
+    """Makes a changed file declare the SHA-256 that a section had, and says where it stands."""
+    row = 256 + 64 * SECTION_KINDS.index(section)
+    where = slice(row + 32, row + 64)
+    lying = replaced(changed, where, original[where])
+    table = lying[256 : 256 + 64 * len(SECTION_KINDS)]
+    lying = replaced(lying, slice(56, 60), struct.pack("<I", google_crc32c.value(table)))
+    return with_crc32c(lying), where.start
+
+
+@with_sodium
+def test_positions_of_another_file_are_those_that_were_signed(signed: Signed) -> None:
+    """The other file need not be signed: its positions are known by a hash that is."""
+    section = signed.unsigned[section_range(signed.unsigned, "index")]
+    reference = IndexReference(sha256(section), len(signed.built.image.index[0].streams))
+    image = dataclasses.replace(signed.built.image, index=(reference,))
+    content = signing.sign(write_image(image).content, KEY)
+
+    def add(source: bytes) -> None:
+        file = AdapterFile.from_bytes(source)
+        signed.program.add_adapter(
+            Adapter.from_bytes(content, public_key=PUBLIC_KEY, index_from=[file])
+        )
+
+    other_positions = harmful_change(signed, "index")
+    lying, _ = with_hash_of(signed.unsigned, other_positions, "index")
+    for source in (other_positions, lying):
+        with pytest.raises(UsageError) as caught:
+            add(source)
+        assert caught.value.status == "MISSING_INDEX"
+    add(signed.unsigned)
+    assert signed.program.switch("de").elements_written == 30
 
 
 # What a reader finds first when a byte of the header was changed and its CRC32C repaired. The file
