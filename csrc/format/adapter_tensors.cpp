@@ -57,6 +57,7 @@ Result<void> TensorRowParser::parse_all() {
   SHIRA_TRY(
       check_row_count(file_, layout::kTensors, file_.header.tensor_count, layout::kTensorRowBytes));
   SHIRA_ASSIGN(file_.rows, Array<TensorRow>::make(file_.header.tensor_count));
+  file_.names.ranges.reserve(file_.adapters.size() + file_.rows.size());
   for (const AdapterRow& adapter : file_.adapters) {
     tier_begin_.fill(adapter.first_tensor);
     for (uint32_t i = 0; i < adapter.tensor_count; ++i) {

@@ -67,7 +67,7 @@ Result<void> check_json(const ParsedFile& file, const AdapterRow& adapter) {
 Result<void> parse_adapter_rows(ParsedFile* file) {
   const uint32_t adapter_count = file->header.adapter_count;
   SHIRA_TRY(check_row_count(*file, layout::kAdapters, adapter_count, layout::kAdapterRowBytes));
-  file->names.ranges.reserve(size_t{adapter_count} + file->header.tensor_count);
+  file->names.ranges.reserve(adapter_count);
   file->adapters.resize(adapter_count);
   std::unordered_set<std::string_view> names;
   uint64_t first_tensor = 0;
