@@ -159,7 +159,7 @@ test-slow: setup
 # sanitizers, which the C++ tests and the fuzz targets share, and one for the thread sanitizer with
 # the system's compiler, beside whose runtime tests may have allocation functions of their own.
 SANITIZER_STEPS := test-address test-thread
-FUZZ_TARGETS := fuzz_open fuzz_apply fuzz_index fuzz_pte fuzz_ptd
+FUZZ_TARGETS := fuzz_open fuzz_apply fuzz_index fuzz_values fuzz_pte fuzz_ptd
 SANITIZER_BUILD = cmake -S . -G Ninja -DCMAKE_BUILD_TYPE=None -DCMAKE_C_FLAGS=-O1 \
   -DCMAKE_CXX_FLAGS=-O1 -DSHIRA_BUILD_TESTS=ON
 

@@ -1,8 +1,10 @@
 // Fuzz target: an adapter that opens, on weights of the shapes it asks for. Scales, stacks and
 // switches leave alone what the adapter does not name, and reverting restores every byte (law I1).
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,13 +12,12 @@
 #include "check.h"
 #include "format/adapter_file.h"
 #include "format/layout.h"
+#include "index_encoder.h"
 #include "runtime/program.h"
-#include "shb_mutator.h"
+#include "shb_parts.h"
 
 namespace shira::fuzz {
 namespace {
-
-using Bytes = std::vector<uint8_t>;
 
 class ArenaRegion final : public Region {
  public:
@@ -26,27 +27,39 @@ class ArenaRegion final : public Region {
   }
 };
 
+/// Where an adapter's tensor may write, given the base.
+Result<IndexList> positions_of(const AdapterTensor& tensor, const uint8_t* base) {
+  if (!tensor.rule) {
+    IndexList copy;
+    SHIRA_ASSIGN(copy.entries, Array<uint32_t>::make(tensor.index->entries.size()));
+    SHIRA_ASSIGN(copy.runs, Array<Run>::make(tensor.index->runs.size()));
+    std::copy_n(tensor.index->entries.data(), copy.entries.size(), copy.entries.data());
+    std::copy_n(tensor.index->runs.data(), copy.runs.size(), copy.runs.data());
+    return copy;
+  }
+  if (tensor.rule->codec != IndexCodec::top_magnitude) return expand_mask(*tensor.rule);
+  return select_top_magnitude(*tensor.rule, tensor.dtype, base);
+}
+
 /// The weights of one input. Tensors stay where they are.
 struct Weights {
   Arena& arena;
   std::vector<TensorSpec> specs;
   std::vector<Bytes> is_touched;  // by tensor and element, 0 or 1
 
-  /// False when the tensors are too large to try.
-  bool lay_out(const AdapterFile& file) {
+  /// False when there are tensors that the runtime does not take, or too large ones.
+  bool lay_out(const Adapter& adapter) {
     arena.clear();
     const auto region = std::make_shared<ArenaRegion>();
-    for (const AdapterTensor& tensor : file.tensors()) {
-      if (tensor.numel > Arena::kSizeBytes) return false;
+    for (const AdapterTensor& tensor : adapter.tensors) {
+      if (!is_float(tensor.dtype) || tensor.numel > Arena::kSizeBytes) return false;
       uint8_t* data = arena.add(tensor.numel * dtype_bytes(tensor.dtype));
       if (data == nullptr) return false;
       specs.push_back({tensor.name, tensor.dtype, tensor.dims, data, region, {}});
+      const Result<IndexList> list = positions_of(tensor, data);
+      FUZZ_CHECK(list.ok());
       Bytes touched(static_cast<size_t>(tensor.numel));
-      for (size_t i = 0; i < tensor.index.entries.size(); ++i) touched[tensor.index.entries[i]] = 1;
-      for (size_t i = 0; i < tensor.index.runs.size(); ++i) {
-        const Run& run = tensor.index.runs[i];
-        for (uint32_t k = 0; k < run.length; ++k) touched[run.start + k] = 1;
-      }
+      for (const uint32_t position : testing::positions_of(list.value())) touched[position] = 1;
       is_touched.push_back(std::move(touched));
     }
     return true;
@@ -62,27 +75,31 @@ struct Weights {
       }
     }
   }
+
+  Hash128 fingerprint(size_t t) const {
+    const size_t width = dtype_bytes(specs[t].dtype);
+    Hasher128 hasher;
+    for (size_t i = 0; i < is_touched[t].size(); ++i) {
+      if (is_touched[t][i] != 0) hasher.update(specs[t].data + i * width, width);
+    }
+    return hasher.digest();
+  }
 };
 
-/// The fingerprints that fit the weights of the arena, in a copy of the file: a mutated index would
-/// else never get past them.
+/// The file with the fingerprints that fit the weights of the arena: a mutated index would else
+/// never get past them.
 Bytes forge_fingerprints(const uint8_t* data, size_t size_bytes, const Weights& weights) {
-  Bytes bytes(data, data + size_bytes);
-  const ByteReader file(data, size_bytes);
-  const uint64_t table = file.u64(layout::section_row(layout::kTensors) + layout::section::kOffset);
-  for (size_t t = 0; t < weights.specs.size(); ++t) {
-    const TensorSpec& spec = weights.specs[t];
-    const size_t width = dtype_bytes(spec.dtype);
-    Hasher128 hasher;
-    for (size_t i = 0; i < weights.is_touched[t].size(); ++i) {
-      if (weights.is_touched[t][i] != 0) hasher.update(spec.data + i * width, width);
+  std::optional<ShbParts> parts = take_apart(data, size_bytes);
+  FUZZ_CHECK(parts.has_value());
+  for (Row& row : *parts->rows(layout::kTensors)) {
+    const std::string name = parts->name_of(row);
+    for (size_t t = 0; t < weights.specs.size(); ++t) {
+      if (weights.specs[t].name != name) continue;
+      const Hash128 digest = weights.fingerprint(t);
+      std::copy(digest.begin(), digest.end(), row.fields.begin() + layout::tensor::kFingerprint);
     }
-    const Hash128 digest = hasher.digest();
-    std::memcpy(&bytes[table + t * layout::kTensorRowBytes + layout::tensor::kFingerprint],
-                digest.data(), digest.size());
   }
-  seal(bytes.data(), bytes.size());
-  return bytes;
+  return put_together(std::move(*parts));
 }
 
 std::vector<Member> choose_members(std::minstd_rand& choices) {
@@ -123,8 +140,11 @@ void switch_about(Program& program, const Weights& weights, std::minstd_rand& ch
 void apply(const uint8_t* data, size_t size_bytes, Arena& arena) {
   const auto file = AdapterFile::from_bytes(data, size_bytes, "fuzz.shb");
   if (!file.ok()) return;
+  std::minstd_rand choices = choices_of(data, size_bytes);
+  const auto number = static_cast<uint32_t>(choices() % file.value()->adapters().size());
+  const std::shared_ptr<const Adapter> adapter = adapter_of(file.value(), number);
   Weights weights{arena, {}, {}};
-  if (!weights.lay_out(*file.value())) return;
+  if (!weights.lay_out(*adapter)) return;
   const Bytes pristine = arena.pristine();
 
   // As it is: a fingerprint that does not fit is refused, and nothing is written.
@@ -133,7 +153,7 @@ void apply(const uint8_t* data, size_t size_bytes, Arena& arena) {
   options.allow_unverified_base = true;
   options.name = "first";
   FUZZ_CHECK(program.add_tensors(weights.specs).ok());
-  FUZZ_CHECK(program.add_adapter(file.value(), options).ok());
+  FUZZ_CHECK(program.add_adapter(adapter, options).ok());
   const auto report = program.switch_to({{"first", 1.0F}});
   if (!report.ok()) {
     FUZZ_CHECK(report.error().status == Status::BASE_MISMATCH ||
@@ -146,16 +166,15 @@ void apply(const uint8_t* data, size_t size_bytes, Arena& arena) {
 
   // With fingerprints that fit, twice, so that it can be stacked.
   auto fitting = file;
-  if (file.value()->is_bound()) {
+  if (adapter->is_bound) {
     const Bytes forged = forge_fingerprints(data, size_bytes, weights);
     fitting = AdapterFile::from_bytes(forged.data(), forged.size(), "forged.shb");
     FUZZ_CHECK(fitting.ok());
   }
   for (const char* name : {"first", "second"}) {
     options.name = name;
-    FUZZ_CHECK(program.add_adapter(fitting.value(), options).ok());
+    FUZZ_CHECK(program.add_adapter(adapter_of(fitting.value(), number), options).ok());
   }
-  std::minstd_rand choices = choices_of(data, size_bytes);
   switch_about(program, weights, choices);
 }
 

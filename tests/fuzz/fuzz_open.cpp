@@ -1,11 +1,14 @@
-// Fuzz target: opening a .shb file. Whatever opens keeps the promises of its headers.
+// Fuzz target: opening a .shb file. Whatever opens keeps the promises of csrc/format's headers.
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <string>
 
 #include "check.h"
 #include "format/adapter_file.h"
 #include "memory_meter.h"
+#include "shb_sample.h"
 
 namespace shira::fuzz {
 namespace {
@@ -13,9 +16,9 @@ namespace {
 /// Walks the positions and returns how many there are.
 uint64_t check_positions(const IndexList& index, uint64_t element_count) {
   FUZZ_CHECK(index.entries.empty() != index.runs.empty());
-  uint64_t count = 0;
+  uint64_t count = index.entries.size();
   uint64_t end = 0;  // of what came before
-  for (size_t i = 0; i < index.entries.size(); ++i, ++count) {
+  for (size_t i = 0; i < index.entries.size(); ++i) {
     FUZZ_CHECK(index.entries[i] >= end);
     end = uint64_t{index.entries[i]} + 1;
   }
@@ -29,48 +32,85 @@ uint64_t check_positions(const IndexList& index, uint64_t element_count) {
   return count;
 }
 
+float value_at(const AdapterTensor& tensor, uint64_t i) {
+  const uint8_t* value = tensor.values + i * dtype_bytes(tensor.value_dtype);
+  float number = 0;
+  uint16_t half = 0;
+  if (!is_float(tensor.value_dtype)) return static_cast<float>(static_cast<int8_t>(*value));
+  if (tensor.value_dtype == Dtype::f32) {
+    std::memcpy(&number, value, sizeof(number));
+    return number;
+  }
+  std::memcpy(&half, value, sizeof(half));
+  return tensor.value_dtype == Dtype::f16 ? f16_to_f32(half) : bf16_to_f32(half);
+}
+
 void check_tensor(const AdapterTensor& tensor) {
-  FUZZ_CHECK(!tensor.name.empty());
+  FUZZ_CHECK(!tensor.name.empty() && !tensor.dims.empty() && !tensor.parts.empty());
   uint64_t numel = 1;
   for (const uint32_t dim : tensor.dims) numel *= dim;
   FUZZ_CHECK(numel == tensor.numel);
-  FUZZ_CHECK(check_positions(tensor.index, tensor.numel) == tensor.nnz());
-  for (uint64_t i = 0; i < tensor.nnz(); ++i) {
-    const uint8_t* value = tensor.values + i * dtype_bytes(tensor.value_dtype);
-    float number = 0;
-    uint16_t half = 0;
-    if (tensor.value_dtype == Dtype::f32) {
-      std::memcpy(&number, value, 4);
-    } else {
-      std::memcpy(&half, value, 2);
-      number = tensor.value_dtype == Dtype::f16 ? f16_to_f32(half) : bf16_to_f32(half);
-    }
-    FUZZ_CHECK(std::isfinite(number));
+  FUZZ_CHECK((tensor.index != nullptr) != tensor.rule.has_value());
+  if (tensor.index) {
+    FUZZ_CHECK(check_positions(*tensor.index, tensor.numel) == tensor.nnz);
+  } else {
+    FUZZ_CHECK(tensor.rule->element_count == tensor.numel);
+    FUZZ_CHECK(tensor.rule->entry_count == tensor.nnz && tensor.parts.size() == 1);
+  }
+  FUZZ_CHECK(reinterpret_cast<uintptr_t>(tensor.values) % 8 == 0);
+  for (uint64_t i = 0; i < tensor.nnz; ++i) {
+    const float value = value_at(tensor, i);
+    FUZZ_CHECK(std::isfinite(value));
+    FUZZ_CHECK(tensor.value_dtype != Dtype::i4 || (value >= -8 && value <= 7));
   }
 }
 
+uint64_t check_adapter(const Adapter& adapter) {
+  FUZZ_CHECK(!adapter.name.empty() && !adapter.tensors.empty());
+  FUZZ_CHECK(adapter.metadata_json.front() == '{' && adapter.metadata_json.back() == '}');
+  uint64_t entry_count = 0;
+  for (size_t i = 0; i < adapter.tensors.size(); ++i) {
+    FUZZ_CHECK(i == 0 || adapter.tensors[i - 1].name < adapter.tensors[i].name);
+    check_tensor(adapter.tensors[i]);
+    entry_count += adapter.tensors[i].nnz;
+  }
+  FUZZ_CHECK(entry_count == adapter.entry_count());
+  return entry_count;
+}
+
+/// The file that references refer to, in the first inputs.
+std::shared_ptr<const AdapterFile> index_source() {
+  static const auto source = testing::read(testing::sample());
+  FUZZ_CHECK(source.ok());
+  return source.value();
+}
+
 void open(const uint8_t* data, size_t size_bytes) {
+  std::minstd_rand choices = choices_of(data, size_bytes);
+  OpenOptions options;
+  if (choices() % 8 != 0) options.index_sources = {index_source()};
+  if (choices() % 8 == 0) options.tier_count = 1 + choices() % 3;
+  if (choices() % 64 == 0) options.public_key.emplace();
   const MemoryMeter meter;
-  const auto file = AdapterFile::from_bytes(data, size_bytes, "fuzz.shb");
-  // A copy of the file, and of what it says: at most 8 bytes per byte of a coded stream.
-  FUZZ_CHECK(meter.peak_bytes() <= 64 * 1024 + 12 * size_bytes);
+  const auto file = AdapterFile::from_bytes(data, size_bytes, "fuzz.shb", options);
   if (!file.ok()) {
-    FUZZ_CHECK(file.error().status != Status::OK && file.error().status != Status::OUT_OF_MEMORY);
-    FUZZ_CHECK(!file.error().message.empty());
-    FUZZ_CHECK(file.error().offset_bytes <= size_bytes);
+    const Error& error = file.error();
+    FUZZ_CHECK(error.status != Status::OK && error.status != Status::OUT_OF_MEMORY);
+    FUZZ_CHECK(!error.message.empty());
+    FUZZ_CHECK(error.offset_bytes <= size_bytes || error.status == Status::INVALID_ARGUMENT);
+    // Rice takes one bit for a unit, Q1 one for a value: 64 and 32 bits in memory.
+    FUZZ_CHECK(meter.peak_bytes() <= 64 * 1024 + 100 * size_bytes);
     return;
   }
+  const uint64_t peak_bytes = meter.peak_bytes();
   FUZZ_CHECK(file.value()->file_bytes() == size_bytes);
+  FUZZ_CHECK(file.value()->opened_tier_count() >= 1);
+  FUZZ_CHECK(file.value()->opened_tier_count() <= file.value()->tier_count());
   uint64_t entry_count = 0;
-  std::string name;
-  for (const AdapterTensor& tensor : file.value()->tensors()) {
-    FUZZ_CHECK(name < tensor.name);
-    name = tensor.name;
-    check_tensor(tensor);
-    entry_count += tensor.nnz();
-  }
-  FUZZ_CHECK(entry_count == file.value()->entry_count());
-  FUZZ_CHECK(file.value()->metadata_json().front() == '{');
+  for (const Adapter& adapter : file.value()->adapters()) entry_count += check_adapter(adapter);
+  FUZZ_CHECK(peak_bytes <= size_bytes + 64 * 1024 + 8 * entry_count);
+  const Result<void> digests = file.value()->check_digests();
+  FUZZ_CHECK(digests.ok() || digests.error().status == Status::DIGEST_MISMATCH);
 }
 
 }  // namespace

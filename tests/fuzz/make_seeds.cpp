@@ -30,29 +30,59 @@ class Folder {
 };
 
 void add_adapters(const Folder& folder) {
-  const auto add = [&](const std::string& name, const testing::AdapterInput& input) {
-    for (const char* target : {"fuzz_open", "fuzz_apply"}) {
-      folder.add(target, name, testing::build_adapter(input));
+  testing::AdapterInput small = testing::sample_input();
+  small.tensors.pop_back();  // the large one
+  testing::AdapterInput unbound = testing::unbound_input();
+  unbound.tensors.pop_back();
+  const testing::FileInput pack = testing::pack_input();
+  const Bytes derived = testing::build_adapter(testing::derived_input());
+  for (const char* target : {"fuzz_open", "fuzz_apply"}) {
+    folder.add(target, "small.shb", testing::build_adapter(small));
+    folder.add(target, "unbound.shb", testing::build_adapter(unbound));
+    folder.add(target, "pack.shb", testing::build_file(pack));
+    folder.add(target, "derived.shb", derived);
+    for (const testing::TensorInput& tensor : pack.adapters[0].tensors) {
+      if (tensor.tier != 0) continue;
+      testing::AdapterInput single{"single", true, "{}", {tensor}};
+      folder.add(target, tensor.name + ".shb", testing::build_adapter(single));
     }
-  };
-  add("sample.shb", testing::sample_input());
-  add("unbound.shb", testing::unbound_input());
-  testing::AdapterInput one = testing::sample_input();
-  one.tensors.resize(1);
-  add("one.shb", one);
+  }
+  folder.add("fuzz_open", "sample.shb", testing::sample());
+  folder.add("fuzz_open", "reference.shb", testing::referring_to(testing::sample()));
 }
 
 void add_index_streams(const Folder& folder) {
-  const std::vector<uint32_t> index = {0, 1, 2, 3, 8, 9, 10, 11, 600, 601, 602, 603};
-  for (uint8_t codec = 1; codec <= 5; ++codec) {
-    const auto coded = testing::encode_index(static_cast<IndexCodec>(codec), index, 2);
-    Bytes input(16);
-    input[0] = static_cast<uint8_t>(codec - 1);
-    testing::put<uint32_t>(&input, 4, coded.unit_count - 1);
-    testing::put<uint32_t>(&input, 8, index.size() - coded.unit_count);
+  const auto add = [&](IndexCodec codec, const testing::EncodedIndex& coded, uint32_t entry_count,
+                       uint32_t block_length) {
+    Bytes input(20);
+    input[0] = static_cast<uint8_t>(static_cast<int>(codec) - 1);
+    input[1] = 2;  // rice_bits
+    input[2] = block_length == 1 ? 0 : 1;
+    testing::put<uint32_t>(&input, 4, coded.unit_count - (is_derived(codec) ? 0 : 1));
+    testing::put<uint32_t>(&input, 8, entry_count - coded.unit_count);
     testing::put<uint32_t>(&input, 12, 700);
+    testing::put<uint32_t>(&input, 16, block_length - 1);
     testing::append(&input, coded.stream.data(), coded.stream.size());
-    folder.add("fuzz_index", "codec_" + std::to_string(codec), input);
+    folder.add("fuzz_index", std::string(index_codec_name(codec)) + std::to_string(block_length),
+               input);
+  };
+  const std::vector<uint32_t> index = {0, 1, 2, 3, 8, 9, 10, 11, 600, 601, 602, 603};
+  for (const auto codec :
+       {IndexCodec::gaps8, IndexCodec::gaps16, IndexCodec::rice, IndexCodec::runs}) {
+    for (const uint32_t block_length : {1U, 2U}) {
+      add(codec, testing::encode_index(codec, index, block_length, 2), 12, block_length);
+    }
+  }
+  add(IndexCodec::structured, {testing::encode_structured(7, 35, 5, 2), 1}, 1, 1);
+  add(IndexCodec::random, {testing::encode_seed(7), 20}, 20, 1);
+  add(IndexCodec::top_magnitude, {{}, 3}, 4, 1);
+}
+
+void add_value_streams(const Folder& folder) {
+  for (uint8_t codec = 0; codec < 9; ++codec) {
+    Bytes input = {codec, 60, 0, 1, 0, 0, 0x00, 0x3C};
+    for (uint8_t i = 0; i < 40; ++i) input.push_back(i);
+    folder.add("fuzz_values", value_codec_name(static_cast<ValueCodec>(codec + 1)), input);
   }
 }
 
@@ -88,6 +118,7 @@ int main(int argc, char** argv) {
   const shira::fuzz::Folder folder(argv[1]);
   shira::fuzz::add_adapters(folder);
   shira::fuzz::add_index_streams(folder);
+  shira::fuzz::add_value_streams(folder);
   shira::fuzz::add_program_files(folder);
   return 0;
 }
