@@ -151,6 +151,7 @@ Result<ProgramFile> read_program_file(const File& file) {
   SHIRA_ASSIGN(const ProgramHead head,
                parse_head(ByteReader(head_bytes, static_cast<size_t>(head_size)), state.size_bytes,
                           file.path()));
+  SHIRA_TRY(file.check_fits_memory(head.flatbuffer_end_bytes));
   SHIRA_ASSIGN(Array<uint8_t> tables,
                Array<uint8_t>::make(static_cast<size_t>(head.flatbuffer_end_bytes)));
   SHIRA_ASSIGN(const uint64_t got, file.read_at(0, head.flatbuffer_end_bytes, tables.data()));

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <system_error>
 
@@ -19,8 +20,11 @@ Result<File> File::open(const std::string& path) {
   } while (descriptor < 0 && errno == EINTR);
   const int code = errno;
   File file(descriptor, path);
+  if (descriptor < 0 && path.rfind("file://", 0) == 0) {
+    return file.error(Status::IO_ERROR, "this is a URL, and a path is needed: leave out file://");
+  }
   if (descriptor < 0) return file.system_error("the file cannot be opened", code);
-  struct stat status{};
+  struct stat status {};
   if (fstat(descriptor, &status) != 0)
     return file.system_error("the file cannot be examined", errno);
   if (!S_ISREG(status.st_mode)) return file.error(Status::IO_ERROR, "this is not a regular file");
@@ -32,7 +36,7 @@ File::~File() {
 }
 
 Result<FileState> File::state() const {
-  struct stat status{};
+  struct stat status {};
   if (fstat(descriptor_, &status) != 0) return system_error("the file cannot be examined", errno);
   return FileState{static_cast<uint64_t>(status.st_size), status.st_mtim.tv_sec,
                    status.st_mtim.tv_nsec};
@@ -50,6 +54,21 @@ Result<uint64_t> File::read_at(uint64_t offset_bytes, uint64_t size_bytes, uint8
     done_bytes += static_cast<uint64_t>(got);
   }
   return done_bytes;
+}
+
+Result<void> File::check_fits_memory(uint64_t size_bytes) const {
+  const long page_count = sysconf(_SC_PHYS_PAGES);
+  const long page_bytes = sysconf(_SC_PAGESIZE);
+  // A system that does not say is one that knows when to refuse.
+  const uint64_t memory_bytes =
+      page_count > 0 && page_bytes > 0
+          ? static_cast<uint64_t>(page_count) * static_cast<uint64_t>(page_bytes)
+          : UINT64_MAX;
+  const uint64_t limit_bytes = std::min<uint64_t>(memory_bytes, SIZE_MAX) / 2;
+  if (size_bytes <= limit_bytes) return {};
+  return error(Status::OUT_OF_MEMORY, "reading it would take " + std::to_string(size_bytes) +
+                                          " bytes, more than half of the memory there is, " +
+                                          std::to_string(limit_bytes));
 }
 
 Error File::system_error(const char* what, int code) const {

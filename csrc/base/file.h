@@ -26,7 +26,8 @@ struct FileState {
 /// Errors carry the path.
 class File {
  public:
-  /// IO_ERROR when it cannot be opened or is not a regular file; a FIFO is not waited for.
+  /// IO_ERROR when it cannot be opened or is not a regular file; a FIFO is not waited for. Paths are
+  /// bytes, as the system takes them; a URL is none.
   static Result<File> open(const std::string& path);
 
   ~File();
@@ -44,6 +45,11 @@ class File {
   /// Reads `size_bytes` bytes from `offset_bytes` on into `out`, or as many as the file has there;
   /// returns how many. IO_ERROR.
   Result<uint64_t> read_at(uint64_t offset_bytes, uint64_t size_bytes, uint8_t* out) const;
+
+  /// OUT_OF_MEMORY when `size_bytes` are more than half of the machine's memory: the system would
+  /// grant them, and take them from everybody while they are read. A sparse file costs its maker
+  /// nothing.
+  Result<void> check_fits_memory(uint64_t size_bytes) const;
 
   Error error(Status status, std::string message) const {
     return Error{status, std::move(message), path_, {}, kNoOffset};

@@ -39,9 +39,7 @@ Result<AdapterPointer> read_and_parse(const std::string& path, const OpenOptions
   const ByteReader reader(start.data(), start_bytes);
   SHIRA_ASSIGN(const Header header, read_header(reader, file_bytes));
   SHIRA_ASSIGN(std::vector<SectionInfo> sections, read_section_table(header, reader, file_bytes));
-  if (file_bytes > SIZE_MAX) {
-    return Error{Status::OUT_OF_MEMORY, "the file does not fit the address space"};
-  }
+  SHIRA_TRY(file.check_fits_memory(file_bytes));
   SHIRA_ASSIGN(Array<uint8_t> bytes, Array<uint8_t>::make(static_cast<size_t>(file_bytes)));
   std::memcpy(bytes.data(), start.data(), start_bytes);
   SHIRA_TRY(
