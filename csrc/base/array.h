@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "base/huge_pages.h"
 #include "base/result.h"
 
 namespace shira {
@@ -42,6 +43,8 @@ class Array {
                    {},
                    kNoOffset};
     }
+    const size_t size_bytes = count * sizeof(T);
+    if (size_bytes >= kHugePagesFromBytes) advise_huge_pages(array.elements_.get(), size_bytes);
     array.size_ = count;
     return array;
   }

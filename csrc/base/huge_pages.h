@@ -1,0 +1,16 @@
+// Huge pages for large arrays: a fault for every 2 MiB of fresh memory, not for every 4 KiB.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+
+namespace shira {
+
+/// From this size on memory is worth asking for them.
+constexpr size_t kHugePagesFromBytes = size_t{2} << 20;
+
+/// Asks the system to back the whole pages of this range by huge ones, as far as it has any. Only a
+/// hint: nothing changes where it is not understood.
+void advise_huge_pages(void* memory, size_t size_bytes);
+
+}  // namespace shira
