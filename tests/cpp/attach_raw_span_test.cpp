@@ -124,7 +124,7 @@ TEST_F(RawSpan, AFileMappedOverTheSpanIsNotWritten) {
       "w", Dtype::f32, {4, static_cast<uint32_t>(page_ / 4)}, test::Bytes(4 * page_, 1));
   const auto first_index = static_cast<uint32_t>(page_ / 4);
   const testing::TestAdapter adapter = testing::simple_adapter("x", base, {first_index}, {2});
-  ASSERT_TRUE(program_.add_adapter(adapter.file, {}).ok());
+  ASSERT_TRUE(program_.add_adapter(adapter.source, {}).ok());
   const int descriptor = open(file.path().c_str(), O_RDWR);
   remap(1, MAP_SHARED, descriptor);
   close(descriptor);

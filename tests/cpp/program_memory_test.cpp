@@ -42,7 +42,7 @@ TEST(ProgramMemory, EveryFailedAllocationLeavesTheStateAsItWas) {
   model.register_with(&program);
   for (const char* name : {"x", "y", "z"}) {
     ASSERT_TRUE(
-        program.add_adapter(random_adapter(random, name, model, ValueKind::target, 0.1).file, {})
+        program.add_adapter(random_adapter(random, name, model, ValueKind::target, 0.1).source, {})
             .ok());
   }
   const std::vector<std::vector<Member>> states = {

@@ -52,7 +52,7 @@ void add_all(const Adapters& adapters, Program* program) {
   for (const auto& [name, adapter] : adapters) {
     AddOptions options;
     options.name = name;
-    const Result<std::string> added = program->add_adapter(adapter.file, options);
+    const Result<std::string> added = program->add_adapter(adapter.source, options);
     ASSERT_TRUE(added.ok()) << added.error().message;
   }
 }
@@ -163,7 +163,7 @@ TEST(ProgramOracle, TheOrderOfMembersAndOfTheirAdditionDoesNotMatter) {
     for (const std::string& name : names) {
       AddOptions options;
       options.name = name;
-      ASSERT_TRUE(program.add_adapter(adapters.at(name).file, options).ok());
+      ASSERT_TRUE(program.add_adapter(adapters.at(name).source, options).ok());
       members.push_back(Member{name, name == "twin" ? 0.7F : 0.3F});
     }
     ASSERT_TRUE(program.switch_to(members).ok());

@@ -31,11 +31,11 @@ class ProgramTest : public ::testing::Test {
     for (const TestAdapter* adapter : {&on_a_, &on_b_, &both_}) add(*adapter);
   }
   void add(const TestAdapter& adapter, const AddOptions& options = {}) {
-    const Result<std::string> added = program_.add_adapter(adapter.file, options);
+    const Result<std::string> added = program_.add_adapter(adapter.source, options);
     ASSERT_TRUE(added.ok()) << added.error().message;
   }
   Error add_error(const AdapterInput& input, const AddOptions& options = {}) {
-    const Result<std::string> added = program_.add_adapter(seal(input).file, options);
+    const Result<std::string> added = program_.add_adapter(seal(input).source, options);
     EXPECT_FALSE(added.ok());
     return added.error();
   }
@@ -192,10 +192,10 @@ TEST_F(ProgramTest, UnboundAdaptersNeedPermission) {
 
 TEST_F(ProgramTest, NamesAreUniqueAndChoosable) {
   add(on_a_);
-  EXPECT_EQ(program_.add_adapter(on_a_.file, {}).error().status, Status::DUPLICATE_NAME);
+  EXPECT_EQ(program_.add_adapter(on_a_.source, {}).error().status, Status::DUPLICATE_NAME);
   AddOptions options;
   options.name = "again";
-  EXPECT_EQ(program_.add_adapter(on_a_.file, options).value(), "again");
+  EXPECT_EQ(program_.add_adapter(on_a_.source, options).value(), "again");
   EXPECT_EQ(program_.adapter_names(), (std::vector<std::string>{"again", "on_a"}));
   EXPECT_EQ(program_.add_adapter(nullptr, {}).error().status, Status::INVALID_ARGUMENT);
 }
@@ -280,7 +280,7 @@ TEST_F(ProgramTest, ApplyingTwiceThroughTwoProgramsIsRefused) {
   switch_to({{"on_a", 1}});
   Program second;
   model_.register_with(&second);
-  ASSERT_TRUE(second.add_adapter(on_a_.file, {}).ok());
+  ASSERT_TRUE(second.add_adapter(on_a_.source, {}).ok());
   const std::vector<Bytes> bytes = model_.live();
   const Result<SwitchReport> result = second.switch_to({{"on_a", 1}});
   EXPECT_EQ(result.error().status, Status::BASE_MISMATCH);
@@ -337,8 +337,8 @@ TEST_F(ProgramTest, NonFiniteResultsAreRefused) {
   Program program;
   large.register_with(&program);
   ASSERT_TRUE(
-      program.add_adapter(simple_adapter("x", large.tensors[0], {1, 2}, {60000, 5}).file, {}).ok());
-  ASSERT_TRUE(program.add_adapter(simple_adapter("y", large.tensors[0], {2}, {6}).file, {}).ok());
+      program.add_adapter(simple_adapter("x", large.tensors[0], {1, 2}, {60000, 5}).source, {}).ok());
+  ASSERT_TRUE(program.add_adapter(simple_adapter("y", large.tensors[0], {2}, {6}).source, {}).ok());
   Result<SwitchReport> result = program.switch_to({{"x", 2.0F}});
   EXPECT_EQ(result.error().status, Status::NON_FINITE_RESULT);
   EXPECT_EQ(result.error().tensor, "h");
@@ -362,8 +362,8 @@ TEST_F(ProgramTest, StackedF32TargetsStayExactWhereTheSumOverflows) {
   Program program;
   large.register_with(&program);
   ASSERT_TRUE(
-      program.add_adapter(simple_adapter("x", large.tensors[0], {0}, {3e38F}).file, {}).ok());
-  ASSERT_TRUE(program.add_adapter(simple_adapter("y", large.tensors[0], {1}, {6}).file, {}).ok());
+      program.add_adapter(simple_adapter("x", large.tensors[0], {0}, {3e38F}).source, {}).ok());
+  ASSERT_TRUE(program.add_adapter(simple_adapter("y", large.tensors[0], {1}, {6}).source, {}).ok());
   ASSERT_TRUE(program.switch_to({{"x", 1}, {"y", 1}}).ok());
   EXPECT_EQ(large.live()[0], encode_values(Dtype::f32, {3e38F, 6}));
 }
@@ -426,7 +426,7 @@ class SourceTest : public ::testing::Test {
     adapters_.emplace("x", random_adapter(random, "x", all_, ValueKind::target, 0.1));
     adapters_.emplace("y", random_adapter(random, "y", all_, ValueKind::delta, 0.1));
     for (const auto& [name, adapter] : adapters_)
-      ASSERT_TRUE(program_.add_adapter(adapter.file, {}).ok());
+      ASSERT_TRUE(program_.add_adapter(adapter.source, {}).ok());
   }
   std::vector<Bytes> live() const { return {models_[0].live()[0], models_[1].live()[0]}; }
 

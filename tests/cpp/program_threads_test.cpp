@@ -135,7 +135,7 @@ class BusyProgram : public ::testing::Test {
       const std::string name = i == 1 ? "one" : "two";
       const TestAdapter adapter = simple_adapter(name, model_.tensors[0], index,
                                                  std::vector<float>(kNumel, static_cast<float>(i)));
-      ASSERT_TRUE(program_.add_adapter(adapter.file, {}).ok());
+      ASSERT_TRUE(program_.add_adapter(adapter.source, {}).ok());
     }
   }
 

@@ -150,7 +150,7 @@ TEST_F(TransactionMemory, AddingAnAdapter) {
         fail_every_allocation(
             "add_adapter",
             [&] {
-              return attached_.program.add_adapter(weights_.adapters().at(name).file, {}).error();
+              return attached_.program.add_adapter(weights_.adapters().at(name).source, {}).error();
             },
             [&] { before.expect_unchanged(); }),
         3);

@@ -167,7 +167,7 @@ class AttachedProgram {
     }
     if (!program.add_tensors(std::move(specs.value())).ok()) std::abort();
     for (const auto& [name, adapter] : weights.adapters()) {
-      if (!program.add_adapter(adapter.file, {}).ok()) std::abort();
+      if (!program.add_adapter(adapter.source, {}).ok()) std::abort();
     }
   }
 

@@ -48,7 +48,7 @@ class TransactionTensor : public ::testing::TestWithParam<Start> {
     input.name = "changed-" + std::to_string(k);
     change(&input.tensors.at(static_cast<size_t>(k)));
     const TestAdapter adapter = seal(input);
-    EXPECT_TRUE(attached_.program.add_adapter(adapter.file, {}).ok());
+    EXPECT_TRUE(attached_.program.add_adapter(adapter.source, {}).ok());
     return input.name;
   }
 

@@ -189,7 +189,7 @@ TEST_F(TransactionTruncation, AMappingOfTheCallersOwnIsGuardedToo) {
   ASSERT_TRUE(
       program
           .add_adapter(
-              simple_adapter("last", w0, {0, static_cast<uint32_t>(w0.numel() - 1)}, {1, 2}).file,
+              simple_adapter("last", w0, {0, static_cast<uint32_t>(w0.numel() - 1)}, {1, 2}).source,
               {})
           .ok());
   region->after_prepare = [&](const uint8_t*) { weights_.truncate_to(page_bytes()); };
