@@ -74,12 +74,14 @@ class Adapter:
         tensors: at least one, in any order; one of a name in each tier.
         metadata: JSON-ready, see section 8 of the format.
         index: an index codec in lower case, or "auto" for the smallest of each tensor.
+        streams: (tensor, tier) -> stream that codes its positions, in place of a choice.
     """
 
     name: str
     tensors: Sequence[AdapterTensor]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     index: str = "auto"
+    streams: Mapping[tuple[str, int], IndexStream] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ def build_file(adapters: Sequence[Adapter]) -> BuiltFile:
             if key in streams:
                 raise ExportError(f"tensor {tensor.name}: given twice")
             coded = _check_tensor(tensor, bound)
-            stream = _index_stream(tensor, adapter.index, tier_count)
+            stream = adapter.streams.get((tensor.name, tensor.tier))
+            stream = stream or _index_stream(tensor, adapter.index, tier_count)
             streams[key] = stream
             number = tables[tensor.tier].number(stream, tensor.name)
             adapter_rows.append(_tensor_row(tensor, coded, number))
@@ -133,7 +136,7 @@ def build_file(adapters: Sequence[Adapter]) -> BuiltFile:
     _check_tiers(adapters, rows)
     image = FileImage(tuple(rows), tuple(table.table() for table in tables))
     written = write_image(image)
-    return BuiltFile(written.content, written.content_digest, image, streams)
+    return BuiltFile(written.content, written.content_digest, written.sections, image, streams)
 
 
 class IndexTableBuilder:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,27 +16,37 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 
-from .adapter import Progress, export_adapter
+from .adapter import export_adapter
+from .collect import Progress
+from .cut import CutReport, cut_adapter
+from .encode_values import DEFAULT_GROUP
 from .errors import ExportError
 from .report import ExportReport
+from .report_tables import report_table, size_tables
 from .shapes import parse_shapes
+from .tiers import parse_shares
+from .writer import MAGIC
 
 FloatType = Literal["f32", "f16", "bf16"]
+ValueChoice = Literal["target", "f32", "f16", "bf16", "int8", "int4", "int2", "int1"]
 IndexChoice = Literal["auto", "gaps8", "gaps16", "rice", "runs", "struct", "random", "topk"]
 
 _FILE_WIDTH = 200
+_CUT_OPTIONS = ("source", "output", "tiers", "force", "as_json")
+_SIZE, _NAMES, _OUTPUT = "Size", "Names and shapes", "Output and report"
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
 @app.command()
 def export_command(
+    context: typer.Context,
     source: Annotated[
         Path,
         typer.Argument(
             metavar="ADAPTER",
             help="PEFT SHiRA folder or state dict, .pt of sparse deltas or of indices and deltas,"
-            " or a fine-tuned checkpoint (with --base).",
+            " a fine-tuned checkpoint (with --base), or a .shb file to cut (with --tiers).",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .shb file to write.")],
@@ -44,7 +54,7 @@ def export_command(
         Path | None,
         typer.Option(
             help="What the adapter will change: a Hugging Face folder, a checkpoint, or a .pte or"
-            " .ptd program. The file then holds target values and fingerprints of the base.",
+            " .ptd program. The file then holds fingerprints of the base.",
         ),
     ] = None,
     dtype: Annotated[
@@ -54,20 +64,74 @@ def export_command(
             " converted base. Without: the type of the intended base, f32 if not given.",
         ),
     ] = None,
-    values: Annotated[
-        FloatType | None,
-        typer.Option(help="Type of the deltas that are written without --base, f32 if not given."),
-    ] = None,
-    index: Annotated[
-        IndexChoice, typer.Option(help="Index codec; auto takes the smallest for each tensor.")
-    ] = "auto",
     scale: Annotated[
         float,
         typer.Option(help="Strength (alpha) baked into the values; PEFT does not save one."),
     ] = 1.0,
+    values: Annotated[
+        ValueChoice | None,
+        typer.Option(
+            rich_help_panel=_SIZE,
+            help="target: finished weights in the base's type, exact bit for bit; the default with"
+            " --base. Others are deltas: f32 (the default without), f16 and bf16 round each of"
+            " them, int8 to int1 store 8 to 1 bits and a scale per --group. Deltas are smaller,"
+            " and revert as exactly; --explain-size shows the error that each makes.",
+        ),
+    ] = None,
+    group: Annotated[
+        int,
+        typer.Option(
+            rich_help_panel=_SIZE,
+            help="Entries per scale of int8 to int1: a multiple of 8, at least 64. Smaller groups"
+            " err less and take 2 bytes each.",
+        ),
+    ] = DEFAULT_GROUP,
+    index: Annotated[
+        IndexChoice,
+        typer.Option(
+            rich_help_panel=_SIZE,
+            help="Coding of positions; auto takes the smallest for each tensor. struct, random and"
+            " topk store a rule, if the mask was shown to follow it.",
+        ),
+    ] = "auto",
+    index_from: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=_SIZE,
+            metavar="OTHER.shb",
+            help="Store no positions but refer to those of this file, which has the same masks.",
+        ),
+    ] = None,
+    mask_seed: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel=_SIZE,
+            help="The random_seed that seeded_random_mask was given; by default that of PEFT's"
+            " configuration.",
+        ),
+    ] = None,
+    tiers: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_SIZE,
+            metavar="SHARES|N",
+            help="Put the entries of the largest deltas first: 0.25,0.5,1 makes three tiers, the"
+            " first with a quarter of all entries. For a .shb file: keep its first N tiers.",
+        ),
+    ] = None,
+    budget_kib: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            rich_help_panel=_SIZE,
+            help="Largest file. Chooses f16, int8, int4, int2 or int1 for each tensor so that the"
+            " squared error of all deltas is least.",
+        ),
+    ] = None,
     shapes: Annotated[
         list[str] | None,
         typer.Option(
+            rich_help_panel=_NAMES,
             metavar="FQN=ROWSxCOLS|FILE.json",
             help="Shapes for an adapter without --base, whose file has none. Repeatable.",
         ),
@@ -75,6 +139,7 @@ def export_command(
     rename: Annotated[
         list[str] | None,
         typer.Option(
+            rich_help_panel=_NAMES,
             metavar="REGEX=SUB",
             help="Change the checkpoint's names before they are matched. Repeatable, in order.",
         ),
@@ -82,46 +147,81 @@ def export_command(
     max_density: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="Refuse a fine-tuned checkpoint that changed a larger share."
+            min=0,
+            max=1,
+            rich_help_panel=_NAMES,
+            help="Refuse a fine-tuned checkpoint that changed a larger share.",
         ),
     ] = 0.5,
     allow_skipped: Annotated[
         bool,
         typer.Option(
             "--allow-skipped",
+            rich_help_panel=_NAMES,
             help="Leave out tensors that cannot be in an adapter or have no match in the base.",
         ),
     ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the output if it exists.")
-    ] = False,
     name: Annotated[
-        str | None, typer.Option(help="The adapter's name; by default the output's stem.")
+        str | None,
+        typer.Option(
+            rich_help_panel=_OUTPUT, help="The adapter's name; by default the output's stem."
+        ),
     ] = None,
     license_name: Annotated[
-        str | None, typer.Option("--license", help="Licence of the adapter, for the metadata.")
+        str | None,
+        typer.Option(
+            "--license", rich_help_panel=_OUTPUT, help="Licence of the adapter, for the metadata."
+        ),
     ] = None,
-    description: Annotated[str | None, typer.Option(help="A sentence for the metadata.")] = None,
+    description: Annotated[
+        str | None, typer.Option(rich_help_panel=_OUTPUT, help="A sentence for the metadata.")
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", rich_help_panel=_OUTPUT, help="Replace the output if it exists."),
+    ] = False,
+    explain_size: Annotated[
+        bool,
+        typer.Option(
+            "--explain-size",
+            rich_help_panel=_OUTPUT,
+            help="Report what every coding of positions and values would take.",
+        ),
+    ] = False,
     show_all: Annotated[
-        bool, typer.Option("--all", help="List every tensor in the report.")
+        bool,
+        typer.Option("--all", rich_help_panel=_OUTPUT, help="List every tensor in the report."),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the report as JSON on standard output.")
+        bool,
+        typer.Option(
+            "--json", rich_help_panel=_OUTPUT, help="Print the report as JSON on standard output."
+        ),
     ] = False,
 ) -> None:
-    """Turn a trained SHiRA adapter into a .shb file.
+    """Turn a trained SHiRA adapter into a .shb file, or cut one down to its first tiers.
 
     Exit codes: 0 written, 1 an input was refused and nothing was written, 2 misuse.
     """
     words = Console(stderr=True, soft_wrap=True, highlight=False)
     with _refusals(words), _progress_bar(words) as progress:
+        if _is_shb(source):
+            _refuse_other_options(context)
+            cut_report = cut_adapter(source, output, _tier_count(tiers), force=force)
+            _print_cut(cut_report, words, as_json)
+            return
         report = export_adapter(
             source,
             output,
             base=base,
             dtype=dtype,
             values=values,
+            group=group,
             index=index,
+            index_from=index_from,
+            mask_seed=mask_seed,
+            tiers=(1.0,) if tiers is None else parse_shares(tiers),
+            budget_bytes=None if budget_kib is None else int(budget_kib * 1024),
             scale=scale,
             shapes=parse_shapes(shapes or ()),
             renames=[_parse_rename(argument) for argument in rename or ()],
@@ -131,9 +231,10 @@ def export_command(
             name=name,
             license_name=license_name,
             description=description,
+            explain_size=explain_size,
             progress=progress,
         )
-    _print_report(report, words, show_all, as_json)
+    _print_report(report, words, show_all, as_json, explain_size)
 
 
 def main() -> None:
@@ -153,15 +254,59 @@ def _refusals(words: Console) -> Iterator[None]:
         raise typer.BadParameter(str(error)) from None
 
 
-def _print_report(report: ExportReport, words: Console, show_all: bool, as_json: bool) -> None:
+def _print_report(
+    report: ExportReport, words: Console, show_all: bool, as_json: bool, explain_size: bool
+) -> None:
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2))
-        for note in report.notes:
-            words.print(f"note: {note}", markup=False)
+        _print_notes(report.notes, words)
+        return
+    console = _output_console()
+    console.print(report_table(report, show_all))
+    if explain_size:
+        console.print(size_tables(report, show_all))
+
+
+def _print_cut(report: CutReport, words: Console, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2))
+        _print_notes(report.notes, words)
     else:
-        # Without a terminal there is no width to fit into, and lines are easier to search.
-        width = None if sys.stdout.isatty() else _FILE_WIDTH
-        Console(highlight=False, width=width).print(report.render(show_all))
+        _output_console().print(report.text(), markup=False)
+
+
+def _print_notes(notes: Iterable[str], words: Console) -> None:
+    for note in notes:
+        words.print(f"note: {note}", markup=False)
+
+
+def _output_console() -> Console:
+    # Without a terminal there is no width to fit into, and lines are easier to search.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_WIDTH)
+
+
+def _is_shb(source: Path) -> bool:
+    if not source.is_file():
+        return False
+    with source.open("rb") as stream:
+        return stream.read(4) == MAGIC[:4]
+
+
+def _tier_count(tiers: str | None) -> int:
+    if tiers is None or not tiers.isdecimal():
+        raise typer.BadParameter(
+            "a .shb file is cut to its first tiers: give their number", param_hint="--tiers"
+        )
+    return int(tiers)
+
+
+def _refuse_other_options(context: typer.Context) -> None:
+    """Refuse what has no meaning when a finished file is cut."""
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        if name not in _CUT_OPTIONS and source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter("is not for cutting a .shb file", param_hint=parameter.opts[0])
 
 
 def _parse_rename(argument: str) -> tuple[str, str]:

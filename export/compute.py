@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compute what an adapter holds for one tensor: targets on a base, or deltas without one."""
+"""Compute what an adapter holds for one tensor, exactly: entries, deltas, targets on a base."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .base import Base, xxh3_128
-from .build import AdapterTensor
+from .derive import Derivation, SeedSource, derive
 from .dtypes import FLOAT_TYPES, bits, convert, is_finite, short_name
 from .entries import RawEntries, flatten_entries
 from .errors import ExportError
@@ -22,30 +22,69 @@ from .tensor_files import StoredTensor
 
 @dataclass(frozen=True)
 class ComputedTensor:
-    """A tensor to write, and what its report needs.
+    """The entries of one tensor before any value codec; arrays are in the order of `indices`.
 
     Attributes:
-        tensor: to write.
-        source: its name in the checkpoint.
-        source_dtype: of the values there.
-        no_op_entry_count: entries that leave their weight as it is.
-        rounding_error: largest absolute difference that storing deltas in `values` made.
+        name: in the program.
+        source: in the checkpoint.
+        where: checkpoint and tensor, for messages.
+        source_dtype: of the values in the checkpoint.
+        dtype: of the base tensor.
+        shape: of the tensor.
+        indices: (nnz,) strictly increasing flat indices.
+        deltas: (nnz,) float32 differences to the base, times the scale.
+        before: (nnz,) base values in `dtype`; None without a base.
+        targets: (nnz,) finished weights in `dtype`; None without a base.
+        base_digest: of the whole base tensor; None without a base.
+        derivation: the rules that give the same mask.
     """
 
-    tensor: AdapterTensor
+    name: str
     source: str
+    where: str
     source_dtype: str
-    no_op_entry_count: int
-    rounding_error: float = 0.0
+    dtype: str
+    shape: Shape
+    indices: NDArray[np.int64]
+    deltas: NDArray[np.float32]
+    before: NDArray[Any] | None = None
+    targets: NDArray[Any] | None = None
+    base_digest: bytes | None = None
+    derivation: Derivation = field(default_factory=Derivation)
+
+    def fingerprint(self) -> bytes | None:
+        """Give the hash of the base values at all entries; None without a base."""
+        return None if self.before is None else xxh3_128(self.before)
+
+    def select(self, chosen: NDArray[np.bool_]) -> ComputedTensor:
+        """Keep some of the entries; no rule gives their mask."""
+        return replace(
+            self,
+            indices=self.indices[chosen],
+            deltas=self.deltas[chosen],
+            before=None if self.before is None else self.before[chosen],
+            targets=None if self.targets is None else self.targets[chosen],
+            derivation=Derivation(),
+        )
 
 
-def targets_from_deltas(
-    raw: RawEntries,
-    name: str,
-    base: Base,
-    scale: float,
-    given_shape: Shape | None,
-    config: Mapping[str, Any],
+@dataclass(frozen=True)
+class ComputeSettings:
+    """What is the same for all tensors.
+
+    Attributes:
+        scale: multiplies every delta.
+        config: of PEFT; knows how many entries a tensor has.
+        random_seed: the adapter's number from which random masks may have been drawn, if known.
+    """
+
+    scale: float
+    config: Mapping[str, Any]
+    random_seed: int | None
+
+
+def add_to_base(
+    raw: RawEntries, name: str, base: Base, given_shape: Shape | None, settings: ComputeSettings
 ) -> ComputedTensor:
     """Add deltas to the base's values, in float32, and round once to the deployed type.
 
@@ -53,9 +92,8 @@ def targets_from_deltas(
         raw: entries of the checkpoint.
         name: of the tensor in the base.
         base: where the tensor's values are.
-        scale: multiplies every delta.
         given_shape: what the user says the shape is.
-        config: of PEFT, which knows how many entries a tensor has.
+        settings: for all tensors.
 
     Raises:
         ExportError: the tensor cannot be changed, the entries are malformed, the shapes differ, or
@@ -68,43 +106,55 @@ def targets_from_deltas(
             raise ExportError(
                 f"{raw.where}: has shape {known} in {what} and {shape} in {base.path}"
             )
-    indices, deltas = _scaled_entries(raw, shape, scale, config)
+    indices, deltas = _scaled_entries(raw, shape, settings)
     whole = base.values(name)
+    before = whole[indices]
     with np.errstate(over="ignore", invalid="ignore"):
         # One rounding per operation, as the format defines a weight.
-        exact = whole[indices].astype(np.float32) + deltas
-    after = convert(exact, short_name(whole.dtype), raw.where, indices)
-    return _targets(raw.name, raw.where, raw.values.dtype, name, shape, whole, indices, after)
-
-
-def deltas_without_base(
-    raw: RawEntries,
-    name: str,
-    shape: Shape,
-    scale: float,
-    dtype: str,
-    value_dtype: str,
-    config: Mapping[str, Any],
-) -> ComputedTensor:
-    """Keep deltas as deltas, rounded to `value_dtype`, for a base of type `dtype`.
-
-    Raises:
-        ExportError: the entries are malformed, or a delta does not fit its type.
-    """
-    indices, deltas = _scaled_entries(raw, shape, scale, config)
-    stored = convert(deltas, value_dtype, raw.where, indices)
-    _check_finite(stored, indices, raw.where)
+        exact = before.astype(np.float32) + deltas
+    targets = convert(exact, short_name(whole.dtype), raw.where, indices)
+    check_finite(targets, indices, raw.where)
     return ComputedTensor(
-        tensor=AdapterTensor(name, dtype, shape, indices, stored, "delta"),
+        name=name,
         source=raw.name,
+        where=raw.where,
         source_dtype=short_name(raw.values.dtype),
-        no_op_entry_count=int((stored == 0).sum()),
-        rounding_error=float(np.abs(stored.astype(np.float32) - deltas).max()),
+        dtype=short_name(whole.dtype),
+        shape=shape,
+        indices=indices,
+        deltas=deltas,
+        before=before,
+        targets=targets,
+        base_digest=xxh3_128(whole),
+        derivation=_derive(indices, name, base, whole, settings),
     )
 
 
-def targets_from_tuned(
-    match: NameMatch, stored: StoredTensor, base: Base, scale: float
+def keep_deltas(
+    raw: RawEntries, name: str, shape: Shape, dtype: str, settings: ComputeSettings
+) -> ComputedTensor:
+    """Keep deltas for a base of type `dtype` that is not at hand.
+
+    Raises:
+        ExportError: the entries are malformed, or a delta is not finite.
+    """
+    indices, deltas = _scaled_entries(raw, shape, settings)
+    check_finite(deltas, indices, raw.where)
+    return ComputedTensor(
+        name=name,
+        source=raw.name,
+        where=raw.where,
+        source_dtype=short_name(raw.values.dtype),
+        dtype=dtype,
+        shape=shape,
+        indices=indices,
+        deltas=deltas,
+        derivation=derive(indices, shape, None, SeedSource(settings.random_seed)),
+    )
+
+
+def compare_tuned(
+    match: NameMatch, stored: StoredTensor, base: Base, settings: ComputeSettings
 ) -> ComputedTensor | None:
     """Make entries of the values of a fine-tuned tensor that differ in the deployed type.
 
@@ -120,32 +170,66 @@ def targets_from_tuned(
     tuned = stored.read().reshape(-1)
     if short_name(tuned.dtype) not in (*FLOAT_TYPES, "float64"):
         raise ExportError(f"{stored.where}: has type {stored.dtype}, expected floating point")
-    if scale != 1.0:
-        before = whole.astype(np.float32)
-        change = convert(tuned, "f32", stored.where) - before
-        tuned = before + change * np.float32(scale)
+    if settings.scale != 1.0:
+        widened = whole.astype(np.float32)
+        change = convert(tuned, "f32", stored.where) - widened
+        tuned = widened + change * np.float32(settings.scale)
     after = convert(tuned, short_name(whole.dtype), stored.where)
     indices = np.flatnonzero(bits(after) != bits(whole))
     if indices.size == 0:
         return None
     base.check_changeable(match.target)
-    return _targets(
-        match.source,
-        stored.where,
-        stored.dtype,
-        match.target,
-        stored.shape,
-        whole,
-        indices,
-        after[indices],
+    before, targets = whole[indices], after[indices]
+    check_finite(targets, indices, stored.where)
+    with np.errstate(over="ignore", invalid="ignore"):
+        deltas = targets.astype(np.float32) - before.astype(np.float32)
+    return ComputedTensor(
+        name=match.target,
+        source=match.source,
+        where=stored.where,
+        source_dtype=short_name(stored.dtype),
+        dtype=short_name(whole.dtype),
+        shape=stored.shape,
+        indices=indices,
+        deltas=deltas,
+        before=before,
+        targets=targets,
+        base_digest=xxh3_128(whole),
+        derivation=_derive(indices, match.target, base, whole, settings),
     )
 
 
+def check_finite(values: NDArray[Any], indices: NDArray[np.int64], where: str) -> None:
+    """Refuse NaN and infinity, naming the first by its flat index.
+
+    Raises:
+        ExportError: a value is not finite.
+    """
+    bad = np.flatnonzero(~is_finite(values))
+    if bad.size:
+        raise ExportError(
+            f"{where}: {bad.size} new values are NaN or infinite, the first at flat index"
+            f" {indices[bad[0]]}"
+        )
+
+
+def _derive(
+    indices: NDArray[np.int64],
+    name: str,
+    base: Base,
+    whole: NDArray[Any],
+    settings: ComputeSettings,
+) -> Derivation:
+    # A mask may have been drawn from the weight as it was in training.
+    seeds = SeedSource(settings.random_seed, lambda: (base.tensors[name].read(), whole))
+    return derive(indices, base.tensors[name].shape, whole, seeds)
+
+
 def _scaled_entries(
-    raw: RawEntries, shape: Shape, scale: float, config: Mapping[str, Any]
+    raw: RawEntries, shape: Shape, settings: ComputeSettings
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Sorted flat indices, and deltas in float32 times the scale."""
-    r = config.get("r")
+    r = settings.config.get("r")
     # PEFT gives a layer exactly r (rows + columns) entries: a wrong shape shows here.
     if type(r) is int and len(shape) == 2 and raw.values.size != r * sum(shape):
         raise ExportError(
@@ -154,39 +238,4 @@ def _scaled_entries(
         )
     indices, deltas = flatten_entries(raw, shape)
     with np.errstate(over="ignore"):
-        return indices, deltas * np.float32(scale)
-
-
-def _targets(
-    source: str,
-    where: str,
-    source_dtype: Any,
-    name: str,
-    shape: Shape,
-    whole: NDArray[Any],
-    indices: NDArray[np.int64],
-    after: NDArray[Any],
-) -> ComputedTensor:
-    _check_finite(after, indices, where)
-    before = whole[indices]
-    tensor = AdapterTensor(
-        name=name,
-        dtype=short_name(whole.dtype),
-        shape=shape,
-        indices=indices,
-        values=after,
-        kind="target",
-        fingerprint=xxh3_128(before),
-        base_digest=xxh3_128(whole),
-    )
-    no_ops = int((bits(before) == bits(after)).sum())
-    return ComputedTensor(tensor, source, short_name(source_dtype), no_ops)
-
-
-def _check_finite(values: NDArray[Any], indices: NDArray[np.int64], where: str) -> None:
-    bad = np.flatnonzero(~is_finite(values))
-    if bad.size:
-        raise ExportError(
-            f"{where}: {bad.size} new values are NaN or infinite, the first at flat index"
-            f" {indices[bad[0]]}"
-        )
+        return indices, deltas * np.float32(settings.scale)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -40,12 +40,12 @@ class SeedSource:
 
     Attributes:
         random_seed: the adapter's own number, or None if nobody knows one.
-        weights: the base tensor in the types that it may have had in training, for seeds that
-            depend on it.
+        read_weights: gives the base tensor in the types that it may have had in training, for seeds
+            that depend on it.
     """
 
     random_seed: int | None = None
-    weights: Sequence[NDArray[Any]] = ()
+    read_weights: Callable[[], Iterable[NDArray[Any]]] = tuple
 
     def seeds(self, shape: Shape) -> Iterable[int]:
         """Give the seeds to try: the number itself, then those of the layer."""
@@ -53,9 +53,13 @@ class SeedSource:
             return
         if 0 <= self.random_seed < 1 << 64:
             yield self.random_seed
-        for weight in self.weights:
+        tried = set()
+        for weight in self.read_weights():
             dtype = _TORCH_NAMES.get(short_name(weight.dtype), f"torch.{weight.dtype}")
-            yield weight_seed(self.random_seed, dtype, shape, np.ascontiguousarray(weight))
+            if dtype not in tried:
+                tried.add(dtype)
+                flat = np.ascontiguousarray(weight).reshape(-1)
+                yield weight_seed(self.random_seed, dtype, shape, flat)
 
 
 def derive(
@@ -165,7 +169,8 @@ def _rule(
 def _magnitudes(values: NDArray[Any]) -> NDArray[Any]:
     """The bits without the sign, which order as the magnitudes do."""
     unsigned = bits(values)
-    return unsigned & unsigned.dtype.type((1 << (8 * unsigned.itemsize - 1)) - 1)
+    magnitudes: NDArray[Any] = unsigned & ((1 << (8 * unsigned.itemsize - 1)) - 1)
+    return magnitudes
 
 
 def _is_stratified(blocks: NDArray[np.int64], block_count: int) -> bool:

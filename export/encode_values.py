@@ -141,13 +141,15 @@ def _half(scales: NDArray[np.float64], exponent: int) -> NDArray[np.float16]:
 
 
 def _widened(scales: NDArray[np.float16], exponent: int) -> NDArray[np.float64]:
-    return np.ldexp(scales.astype(np.float64), exponent)[:, None]
+    widened: NDArray[np.float64] = np.ldexp(scales.astype(np.float64), exponent)
+    return widened[:, None]
 
 
 def _fitted(groups: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Give the scale of least squared error for the levels as they are."""
     squares = (levels**2).sum(axis=1)
-    return np.maximum((levels * groups).sum(axis=1), 0) / np.maximum(squares, 1)
+    fitted: NDArray[np.float64] = (levels * groups).sum(axis=1) / np.maximum(squares, 1)
+    return np.maximum(fitted, 0)
 
 
 def _levels(
@@ -157,7 +159,10 @@ def _levels(
     widened = _widened(scales, exponent)
     steps = np.divide(groups, widened, out=np.zeros_like(groups), where=widened > 0)
     highest = _HIGHEST[codec]
+    levels: NDArray[np.float64]
     if codec in (ValueCodec.Q2, ValueCodec.Q1):
-        return np.clip(2 * np.floor(steps / 2) + 1, -highest, highest)
+        levels = np.clip(2 * np.floor(steps / 2) + 1, -highest, highest)
+    else:
+        levels = np.clip(np.rint(steps), -highest - 1, highest)
     # Adding zero turns -0.0, which no file can say, into 0.0.
-    return np.clip(np.rint(steps), -highest - 1, highest) + 0.0
+    return levels + 0.0

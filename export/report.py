@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an export did: for people as tables, for programs as JSON."""
+"""What an export did, as data and as JSON."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from .checkpoint import Skipped
+from .encode_index import all_codings
+from .image import IndexCodec, IndexStream
 from .names import NameMatch
-
-#: PEFT stores an entry as a float32 and two int32.
-PEFT_BYTES_PER_ENTRY = 12
-
-_SHOWN_ROWS = 12
+from .sizes import PEFT_BYTES_PER_ENTRY, mask_bits
+from .tiers import TierPart
+from .values import StoredValues
 
 
 @dataclass(frozen=True)
@@ -32,13 +27,21 @@ class TensorReport:
         shape: of the tensor.
         dtype: of the base tensor.
         source_dtype: of the values in the checkpoint.
-        value_dtype: of the values in the file.
+        tier: of these entries; a tensor has an item in each tier that holds some.
+        kind: "target" or "delta".
+        values: "target", or the codec of the deltas: "f32", "f16", "bf16", "int8", "int4", "int2",
+            "int1".
+        value_bytes: length of the values, scales included.
         entry_count: number of entries.
         no_op_entry_count: those among them that leave their weight as it is.
         rounding_error: largest absolute difference that the value codec made; 0 for targets.
-        index_codec: its name in lower case, with the block length if it has one.
+        relative_error: norm of what the codec changed in the deltas, by their own norm.
+        delta_norm: root of the sum of squares of the deltas.
+        index_codec: its name in lower case.
+        block_length: entries in each aligned block; 0 for codecs without.
         index_bytes: length of the coded indices.
         index_sizes_bytes: codec -> length, for every codec that was possible.
+        index_refusals: codec -> why it was not possible.
     """
 
     name: str
@@ -46,13 +49,20 @@ class TensorReport:
     shape: tuple[int, ...]
     dtype: str
     source_dtype: str
-    value_dtype: str
+    tier: int
+    kind: str
+    values: str
+    value_bytes: int
     entry_count: int
     no_op_entry_count: int
     rounding_error: float
+    relative_error: float
+    delta_norm: float
     index_codec: str
+    block_length: int
     index_bytes: int
     index_sizes_bytes: dict[str, int]
+    index_refusals: dict[str, str]
 
     @property
     def density(self) -> float:
@@ -60,9 +70,24 @@ class TensorReport:
         return self.entry_count / math.prod(self.shape)
 
     @property
-    def value_bytes(self) -> int:
-        """Length of the values."""
-        return self.entry_count * (4 if self.value_dtype == "f32" else 2)
+    def entropy_bound_bytes(self) -> float:
+        """What positions take at least if nothing but their number is known."""
+        return mask_bits(math.prod(self.shape), self.entry_count) / 8
+
+
+@dataclass(frozen=True)
+class ValueAlternative:
+    """What the file would be like with this codec for all values.
+
+    Attributes:
+        values: as in `TensorReport`.
+        file_bytes: size of the whole file.
+        relative_error: of all deltas.
+    """
+
+    values: str
+    file_bytes: int
+    relative_error: float
 
 
 @dataclass(frozen=True)
@@ -77,14 +102,14 @@ class ExportReport:
         source: the checkpoint that was read.
         source_format: "peft-shira", "sparse", "entries" or "dense".
         base: what the adapter is bound to, or None if it is unbound.
-        kind: "target" or "delta".
         scale: baked into the values.
-        tensors: in the order of the file.
+        tensors: in the order of the file, by tier and then by name.
         matches: how each name was found.
         skipped: what the checkpoint held besides, and why it was left out.
         unchanged_count: tensors of a dense checkpoint that equal the base's.
         notes: what a user should know, a sentence each.
         metadata: as written into the file.
+        value_alternatives: the choices of codecs for values, if they were asked for.
     """
 
     output: Path
@@ -94,7 +119,6 @@ class ExportReport:
     source: Path
     source_format: str
     base: Path | None
-    kind: str
     scale: float
     tensors: tuple[TensorReport, ...]
     matches: tuple[NameMatch, ...]
@@ -102,13 +126,24 @@ class ExportReport:
     unchanged_count: int
     notes: tuple[str, ...]
     metadata: dict[str, Any]
+    value_alternatives: tuple[ValueAlternative, ...] = ()
 
     def __repr__(self) -> str:
         # The fields of a large adapter would fill pages.
         return (
-            f"ExportReport({self.name!r}: {len(self.tensors)} tensors, {self.entry_count} entries,"
+            f"ExportReport({self.name!r}: {self.tensor_count} tensors, {self.entry_count} entries,"
             f" {self.file_bytes} bytes)"
         )
+
+    @property
+    def tensor_count(self) -> int:
+        """Tensors that the adapter changes."""
+        return len({tensor.name for tensor in self.tensors})
+
+    @property
+    def kind(self) -> str:
+        """Whether the values are "target" or "delta"."""
+        return self.tensors[0].kind
 
     @property
     def entry_count(self) -> int:
@@ -118,7 +153,15 @@ class ExportReport:
     @property
     def density(self) -> float:
         """Entries as a share of the elements of the tensors that the adapter changes."""
-        return self.entry_count / sum(math.prod(tensor.shape) for tensor in self.tensors)
+        shapes = {tensor.name: tensor.shape for tensor in self.tensors}
+        return self.entry_count / sum(math.prod(shape) for shape in shapes.values())
+
+    @property
+    def relative_error(self) -> float:
+        """Norm of what the values' codecs changed in all deltas, by the norm of all deltas."""
+        norm = math.hypot(*(tensor.delta_norm for tensor in self.tensors))
+        error = math.hypot(*(tensor.relative_error * tensor.delta_norm for tensor in self.tensors))
+        return error / norm if norm else 0.0
 
     @property
     def bytes_per_entry(self) -> float:
@@ -127,15 +170,14 @@ class ExportReport:
 
     @property
     def bound_bytes_per_entry(self) -> float:
-        """What entropy allows for these counts: log2 of the possible masks, and raw values."""
-        index_bits = sum(_mask_bits(math.prod(t.shape), t.entry_count) for t in self.tensors)
-        value_bytes = sum(tensor.value_bytes for tensor in self.tensors)
-        return (index_bits / 8 + value_bytes) / self.entry_count
+        """What entropy allows for these counts: log2 of the possible masks, and the values."""
+        least = sum(t.entropy_bound_bytes + t.value_bytes for t in self.tensors)
+        return least / self.entry_count
 
     def to_json(self) -> dict[str, Any]:
         """Give everything as JSON-ready values; `schema` grows when a field changes its meaning."""
         return {
-            "schema": 1,
+            "schema": 2,
             "output": str(self.output),
             "file_bytes": self.file_bytes,
             "content_digest": self.content_digest,
@@ -146,14 +188,24 @@ class ExportReport:
             "bound": self.base is not None,
             "kind": self.kind,
             "scale": self.scale,
-            "tensor_count": len(self.tensors),
+            "tensor_count": self.tensor_count,
             "entry_count": self.entry_count,
             "no_op_entry_count": sum(tensor.no_op_entry_count for tensor in self.tensors),
             "density": self.density,
+            "relative_error": self.relative_error,
             "bytes_per_entry": self.bytes_per_entry,
             "peft_bytes_per_entry": PEFT_BYTES_PER_ENTRY,
             "entropy_bound_bytes_per_entry": self.bound_bytes_per_entry,
-            "tensors": [asdict(tensor) | {"density": tensor.density} for tensor in self.tensors],
+            "tensors": [
+                asdict(tensor)
+                | {
+                    "density": tensor.density,
+                    "entropy_bound_bytes": tensor.entropy_bound_bytes,
+                    "peft_bytes": tensor.entry_count * PEFT_BYTES_PER_ENTRY,
+                }
+                for tensor in self.tensors
+            ],
+            "value_alternatives": [asdict(alternative) for alternative in self.value_alternatives],
             "names": [asdict(match) for match in self.matches],
             "skipped": [asdict(skipped) for skipped in self.skipped],
             "unchanged_count": self.unchanged_count,
@@ -161,72 +213,36 @@ class ExportReport:
             "metadata": self.metadata,
         }
 
-    def render(self, show_all: bool = False) -> RenderableType:
-        """Lay the report out for a terminal; `show_all` lists every tensor and name."""
-        parts: list[RenderableType] = [self._tensor_table(show_all), self._summary()]
-        if self.skipped:
-            parts.append(_listing("skipped", [f"{s.name}: {s.reason}" for s in self.skipped]))
-        for how in ("renamed", "unwrapped", "name map", "suffix"):
-            found = [f"{m.source} -> {m.target}" for m in self.matches if m.how == how]
-            if found:
-                title = f"names matched as {how}: {len(found)}"
-                parts.append(_listing(title, found, len(found) if show_all else 1))
-        parts += [Text(f"note: {note}") for note in self.notes]
-        return Group(*parts)
 
-    def _tensor_table(self, show_all: bool) -> Table:
-        title = Text(f"adapter {self.name}")
-        table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-        table.add_column("tensor", overflow="fold")
-        for heading in ("shape", "index codec"):
-            table.add_column(heading, no_wrap=True)
-        for heading in ("entries", "density", "B/entry"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        shown = self.tensors if show_all else self.tensors[:_SHOWN_ROWS]
-        for tensor in shown:
-            table.add_row(
-                Text(tensor.name),
-                "x".join(map(str, tensor.shape)),
-                tensor.index_codec,
-                f"{tensor.entry_count:,}",
-                f"{tensor.density:.3%}",
-                f"{(tensor.index_bytes + tensor.value_bytes) / tensor.entry_count:.2f}",
-            )
-        if len(shown) < len(self.tensors):
-            table.add_row(f"({len(self.tensors) - len(shown)} more: --all shows them)")
-        return table
-
-    def _summary(self) -> Text:
-        no_ops = sum(tensor.no_op_entry_count for tensor in self.tensors)
-        source_dtypes = ", ".join(sorted({tensor.source_dtype for tensor in self.tensors}))
-        value_dtypes = ", ".join(sorted({tensor.value_dtype for tensor in self.tensors}))
-        binding = "unbound" if self.base is None else f"bound to {self.base}"
-        lines = [
-            f"read {self.source}: {self.source_format}, {source_dtypes}, scale {self.scale:g}",
-            f"wrote {self.output}: {self.file_bytes:,} bytes, {len(self.tensors)} tensors,"
-            f" {self.entry_count:,} {value_dtypes} {self.kind} values"
-            f" ({self.density:.3%} of these tensors), {binding}",
-            f"bytes per entry: {self.bytes_per_entry:.2f} with header and names;"
-            f" PEFT {PEFT_BYTES_PER_ENTRY}; entropy bound of unstructured masks"
-            f" {self.bound_bytes_per_entry:.2f}",
-        ]
-        if no_ops:
-            lines.append(f"{no_ops:,} entries leave their weight as it is")
-        if self.unchanged_count:
-            lines.append(f"{self.unchanged_count} tensors equal the base's")
-        return Text("\n".join(lines))
-
-
-def _listing(title: str, lines: list[str], limit: int = _SHOWN_ROWS) -> Text:
-    rest = [f"and {len(lines) - limit} more"] if limit < len(lines) else []
-    return Text("\n  ".join([f"{title}:", *lines[:limit], *rest]))
-
-
-def _mask_bits(element_count: int, entry_count: int) -> float:
-    """log2 of the number of masks with this many entries."""
-    ways = (
-        math.lgamma(element_count + 1)
-        - math.lgamma(entry_count + 1)
-        - math.lgamma(element_count - entry_count + 1)
+def tensor_report(part: TierPart, stored: StoredValues, stream: IndexStream) -> TensorReport:
+    """Describe what was written of one tensor in one tier."""
+    tensor = part.tensor
+    sizes = {codec: coding.size_bytes for codec, coding in all_codings(tensor.indices).items()}
+    sizes |= {rule.codec: len(rule.stream) for rule in tensor.derivation.rules}
+    refusals = tensor.derivation.refusals
+    norm = math.sqrt(stored.squared_norm)
+    return TensorReport(
+        name=tensor.name,
+        source=tensor.source,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        source_dtype=tensor.source_dtype,
+        tier=part.tier,
+        kind=stored.kind,
+        values=stored.choice,
+        value_bytes=len(stored.coded.stream),
+        entry_count=tensor.indices.size,
+        no_op_entry_count=stored.no_op_count,
+        rounding_error=stored.largest_error,
+        relative_error=math.sqrt(stored.squared_error) / norm if norm else 0.0,
+        delta_norm=norm,
+        index_codec=stream.codec.name.lower(),
+        block_length=stream.block_length,
+        index_bytes=len(stream.stream),
+        index_sizes_bytes={codec.name.lower(): size for codec, size in sizes.items()},
+        index_refusals={
+            codec.name.lower(): refusals.get(codec, "a file of several tiers holds no such mask")
+            for codec in IndexCodec
+            if codec not in sizes
+        },
     )
-    return ways / math.log(2)

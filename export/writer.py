@@ -37,11 +37,21 @@ _MAXIMUM_NAME_BYTES = 1_024
 
 
 @dataclass(frozen=True)
+class SectionSize:
+    """How long a section of a file is."""
+
+    kind: int
+    tier: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class WrittenFile:
-    """The bytes of a .shb file, and the SHA-256 that identifies them."""
+    """The bytes of a .shb file, the SHA-256 that identifies them, and its sections."""
 
     content: bytes
     content_digest: bytes
+    sections: tuple[SectionSize, ...]
 
 
 def write_image(image: FileImage) -> WrittenFile:
@@ -246,7 +256,8 @@ def _assemble(
 
     digest = sha256(header(b"", 0) + table)
     checksum = crc32c(header(digest, 0)[:-4])
-    return WrittenFile(header(digest, checksum) + table + content[table_end:], digest)
+    sizes = tuple(SectionSize(s.kind, s.tier, len(s.content)) for s in sections)
+    return WrittenFile(header(digest, checksum) + table + content[table_end:], digest, sizes)
 
 
 def _check_count(what: str, count: int, limit: int) -> None:

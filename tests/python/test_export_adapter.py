@@ -619,10 +619,18 @@ def test_metadata_has_no_paths(tmp_path: Path, pairs: tuple[Any, Any]) -> None:
 def test_options_without_meaning_are_refused(tmp_path: Path, adapter: Path) -> None:
     for options, message in (
         ({"dtype": "f64"}, "dtype is 'f64', expected one of f32, f16, bf16"),
-        ({"values": "int8"}, "values is 'int8'"),
-        ({"index": "rice"}, "index is 'rice'"),
+        ({"values": "int3"}, "values is 'int3', expected one of target, f32, f16"),
+        ({"values": "target"}, "values target needs a base"),
+        ({"index": "blocks8"}, "index is 'blocks8'"),
         ({"scale": float("nan")}, "scale is nan"),
-        ({"values": "f16", "base": "x"}, "values is for adapters without a base"),
+        ({"group": 32}, "group is 32, expected a multiple of 8"),
+        ({"group": 100}, "group is 100"),
+        ({"tiers": (0.5,)}, "ascending shares"),
+        ({"tiers": (0.5, 0.5, 1)}, "ascending shares"),
+        ({"tiers": (0, 1)}, "ascending shares"),
+        ({"tiers": ()}, "ascending shares"),
+        ({"budget_bytes": 1, "values": "int8"}, "values cannot be given too"),
+        ({"budget_bytes": 1, "tiers": (0.5, 1)}, "a budget is for files of one tier"),
     ):
         with pytest.raises(ValueError, match=message):
             export_adapter(adapter, tmp_path / "a.shb", **options)
@@ -630,10 +638,17 @@ def test_options_without_meaning_are_refused(tmp_path: Path, adapter: Path) -> N
 
 def test_a_forced_codec_is_used_for_every_tensor(tmp_path: Path, adapter: Path) -> None:
     base = base_file(tmp_path)
-    for codec in ("gaps8", "gaps16", "runs"):
+    for codec in ("gaps8", "gaps16", "rice", "runs"):
         export_adapter(adapter, tmp_path / "a.shb", base=base, index=codec, force=True)
         assert read_shb(tmp_path / "a.shb")["tensors"][NAME]["codec"] == codec
-    refused(tmp_path, f"tensor {NAME}: .*blocks8", adapter, base=base, index="blocks8")
+    for codec in ("struct", "random", "topk"):
+        refused(
+            tmp_path,
+            f"tensor {NAME}: cannot be coded as {codec}: ",
+            adapter,
+            base=base,
+            index=codec,
+        )
 
 
 def test_safetensors_are_exported_without_torch(tmp_path: Path, adapter: Path) -> None:

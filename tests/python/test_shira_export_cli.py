@@ -59,7 +59,7 @@ def test_an_export_reports_on_standard_output(run: Run) -> None:
     size = Path("german.shb").stat().st_size
     for expected in (
         "adapter german",
-        f"{NAME} .*12x20 .*gaps8 .*32 .*13.333% .*5.00",
+        f"{NAME} .*12x20 .*rice .*target .*32 .*13.333% .*0.00% .*4.[56]",
         "read de: peft-shira, f32, scale 1",
         f"wrote german.shb: {size:,} bytes, 1 tensors, 32 f32 target values .*bound to base.safe",
         f"bytes per entry: {size / 32:.2f} with header and names; PEFT 12; entropy bound",
@@ -78,13 +78,15 @@ def test_json_goes_to_standard_output_and_words_to_standard_error(run: Run) -> N
         *("base", "bound", "kind", "scale", "tensor_count", "entry_count", "no_op_entry_count"),
         *("density", "bytes_per_entry", "peft_bytes_per_entry", "entropy_bound_bytes_per_entry"),
         *("tensors", "names", "skipped", "unchanged_count", "notes", "metadata"),
+        *("relative_error", "value_alternatives"),
     }
     assert set(report["tensors"][0]) == {
-        *("name", "source", "shape", "dtype", "source_dtype", "value_dtype", "entry_count"),
-        *("no_op_entry_count", "rounding_error", "index_codec", "index_bytes"),
-        *("index_sizes_bytes", "density"),
+        *("name", "source", "shape", "dtype", "source_dtype", "tier", "kind", "values"),
+        *("value_bytes", "entry_count", "no_op_entry_count", "rounding_error", "relative_error"),
+        *("delta_norm", "index_codec", "block_length", "index_bytes", "index_sizes_bytes"),
+        *("index_refusals", "density", "entropy_bound_bytes", "peft_bytes"),
     }
-    assert (report["schema"], report["kind"], report["bound"]) == (1, "delta", False)
+    assert (report["schema"], report["kind"], report["bound"]) == (2, "delta", False)
     assert report["tensors"][0]["shape"] == [12, 20]
     assert report["names"] == [{"source": f"{Q_PROJ}.weight", "target": NAME, "how": "unwrapped"}]
     assert report["content_digest"] == read_shb("a.shb")["content_digest"]
@@ -160,14 +162,19 @@ MISUSE: dict[str, tuple[list[str], str]] = {
     "no output": (["de"], "--output"),
     "unknown option": (["de", "-o", "a.shb", "--fast"], "--fast"),
     "dtype": (["de", "-o", "a.shb", "--dtype", "int8"], "int8"),
-    "index": (["de", "-o", "a.shb", "--index", "rice"], "rice"),
+    "index": (["de", "-o", "a.shb", "--index", "blocks8"], "blocks8"),
     "scale": (["de", "-o", "a.shb", "--scale", "x"], "--scale"),
     "infinite scale": (["de", "-o", "a.shb", "--scale", "inf"], "scale is inf"),
     "density": (["de", "-o", "a.shb", "--max-density", "2"], "--max-density"),
     "rename": (["de", "-o", "a.shb", "--rename", "abc"], "REGEX=SUB"),
     "regular expression": (["de", "-o", "a.shb", "--rename", "(=x"], "--rename"),
     "group": (["de", "-o", "a.shb", "--rename", r"(a)=\2"], "--rename"),
-    "values with base": (["de", "-o", "a.shb", "--base", "x", "--values", "f16"], "values is for"),
+    "values": (["de", "-o", "a.shb", "--values", "int3"], "int3"),
+    "targets without base": (["de", "-o", "a.shb", "--values", "target"], "target needs a base"),
+    "scales": (["de", "-o", "a.shb", "--group", "12"], "group is 12"),
+    "tiers": (["de", "-o", "a.shb", "--tiers", "0.5"], "ascending shares"),
+    "number of tiers": (["de", "-o", "a.shb", "--tiers", "2"], "ascending shares"),
+    "budget": (["de", "-o", "a.shb", "--budget-kib", "-1"], "--budget-kib"),
 }
 
 
