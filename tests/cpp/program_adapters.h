@@ -109,6 +109,8 @@ inline void set_random_mask(std::mt19937_64& random, const LiveTensor& base, dou
   const uint32_t columns = base.dims.back();
   const auto wanted = static_cast<uint32_t>(std::max(1.0, density * static_cast<double>(numel)));
   tensor->codec = kCodecs[random() % 7];
+  tensor->coded.reset();
+  tensor->rice_bits = 0;
   tensor->block_length = random() % 2 == 0 ? 1 : 2 + static_cast<uint32_t>(random() % 7);
   switch (tensor->codec) {
     case IndexCodec::structured: {

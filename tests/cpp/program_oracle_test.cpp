@@ -43,8 +43,15 @@ Adapters random_adapters(std::mt19937_64& random, const Model& model, int count,
                              density));
   }
   // The same content once more under another name: equal digests must not unsettle the order of
-  // summation.
+  // summation. So must not the two adapters of a pack, nor one that is opened in part.
   adapters.emplace("twin", adapters.at("adapter0"));
+  const std::vector<AdapterInput> inputs = {
+      random_input(random, "pack0", model, ValueKind::delta, density),
+      random_input(random, "pack1", model, ValueKind::target, density)};
+  for (TestAdapter& adapter : seal_pack(inputs)) adapters.emplace(adapter.input.name, adapter);
+  const AdapterInput tiers = random_input(random, "tiers", model, ValueKind::target, density, 3);
+  for (uint32_t opened = 1; opened <= 3; ++opened)
+    adapters.emplace("tiers" + std::to_string(opened), seal_pack({tiers}, opened)[0]);
   return adapters;
 }
 

@@ -61,8 +61,10 @@ inline std::vector<Member> normalise(const Adapters& adapters, std::vector<Membe
     const Adapter& source_b = *adapters.at(b.name).source;
     const auto& digest_a = source_a.file->content_digest();
     const auto& digest_b = source_b.file->content_digest();
-    return std::tie(digest_a, source_a.number, a.scale, a.name) <
-           std::tie(digest_b, source_b.number, b.scale, b.name);
+    const uint32_t tiers_a = source_a.file->opened_tier_count();
+    const uint32_t tiers_b = source_b.file->opened_tier_count();
+    return std::tie(digest_a, source_a.number, a.scale, tiers_a, a.name) <
+           std::tie(digest_b, source_b.number, b.scale, tiers_b, b.name);
   });
   return members;
 }
