@@ -344,13 +344,14 @@ def _kind_fits(kind: int, dtype: int, codec: int) -> bool:
 def _check_value_place(data: bytes, row: int, state: _TierState, value_offset: int) -> None:
     place = align(state.values_end, 8)
     check(
-        value_offset == place and place <= state.values.size,
+        value_offset == place,
         "BAD_LAYOUT",
         row + 32,
-        f"values at {value_offset} instead of {place}, or behind their section",
+        f"values at {value_offset} instead of {place}",
     )
-    begin = state.values.offset
-    check_zero(data, begin + state.values_end, begin + place, "padding between value streams")
+    begin = state.values.offset + state.values_end
+    end = min(state.values.offset + place, state.values.end)
+    check_zero(data, begin, end, "padding between value streams")
 
 
 def _check_order(tensor: TensorRow, before: TensorRow | None) -> None:

@@ -179,12 +179,13 @@ def _read_index_row(container: Container, section: Section, place: int, end: int
     )
     expected = align(end, 8)
     check(
-        offset == expected and offset <= section.size,
+        offset == expected,
         "BAD_LAYOUT",
         place + 32,
-        f"a stream at {offset} instead of {expected}, or behind its section",
+        f"a stream at {offset} instead of {expected}",
     )
-    check_zero(data, section.offset + end, section.offset + offset, "padding of the index")
+    padding_end = min(section.offset + offset, section.end)
+    check_zero(data, section.offset + end, padding_end, "padding between index streams")
     check(offset + size <= section.size, "BAD_LAYOUT", place + 40, "a stream leaves its section")
     check(_size_fits(row), "BAD_INDEX", place + 40, f"{size} bytes for {units} units")
     return row
