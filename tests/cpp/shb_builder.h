@@ -184,6 +184,7 @@ struct AdapterInput {
   bool bound = true;
   std::string metadata = "{}";
   std::vector<TensorInput> tensors;  // any order: written by tier, then by name
+  bool keeps_order = false;          // write them as they stand, valid or not
 };
 
 struct FileInput {
@@ -381,6 +382,7 @@ class FileBuilder {
 
   static std::vector<TensorInput> in_file_order(const AdapterInput& adapter) {
     std::vector<TensorInput> tensors = adapter.tensors;
+    if (adapter.keeps_order) return tensors;
     std::stable_sort(tensors.begin(), tensors.end(),
                      [](const TensorInput& a, const TensorInput& b) {
                        return std::tie(a.tier, a.name) < std::tie(b.tier, b.name);
