@@ -7,7 +7,9 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <cstdlib>
 #include <fstream>
+#include <new>
 #include <string>
 
 #include "format/adapter_file.h"
@@ -48,6 +50,15 @@ extern "C" ssize_t pread(int file, void* out, size_t size_bytes, off_t offset_by
   }
   return syscall(SYS_pread64, file, out, size_bytes, offset_bytes);
 }
+
+// The arrays of the reader: a request that only a hostile file makes fails, whatever the system
+// would promise.
+void* operator new[](size_t size_bytes, const std::nothrow_t&) noexcept {
+  return size_bytes > size_t{1} << 36 ? nullptr : std::malloc(size_bytes == 0 ? 1 : size_bytes);
+}
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
+void* operator new[](size_t size_bytes) { return std::malloc(size_bytes == 0 ? 1 : size_bytes); }
 
 namespace shira::testing {
 namespace {
@@ -99,7 +110,7 @@ TEST_F(OpenTest, TakesShortAndInterruptedReads) {
 
 TEST_F(OpenTest, SaysWhenTheFileShrinksMeanwhile) {
   write(sample());
-  for (const int64_t size : {int64_t{0}, int64_t{100}, int64_t{128}, int64_t{700}}) {
+  for (const int64_t size : {int64_t{0}, int64_t{100}, int64_t{256}, int64_t{700}}) {
     behaviour.ends_after_bytes = size;
     expect_io_error("shorter while it was read");
   }
@@ -113,7 +124,7 @@ TEST_F(OpenTest, SaysWhenTheSystemCannotRead) {
 
 TEST_F(OpenTest, NamesTheFileOfAFormatError) {
   Bytes bytes = sample();
-  bytes[600] ^= 1;
+  bytes[section_offset(bytes, kTensors)] ^= 1;
   write(bytes);
   const auto opened = AdapterFile::open(path_);
   EXPECT_EQ(opened.error().status, Status::SECTION_CHECKSUM);
@@ -127,6 +138,49 @@ TEST_F(OpenTest, RefusesOtherFilesByTheirFirstBytes) {
   behaviour.call_count = 0;
   EXPECT_EQ(AdapterFile::open(path_).error().status, Status::BAD_MAGIC);
   EXPECT_EQ(behaviour.call_count, 1) << "the rest is not read";
+}
+
+/// Gigabytes are neither read nor allocated for a file whose sections do not cover it.
+TEST_F(OpenTest, RefusesASparseFileByItsSectionTable) {
+  constexpr uint64_t kHuge = uint64_t{1} << 40;
+  Bytes bytes = sample();
+  put<uint64_t>(&bytes, 16, kHuge);
+  reseal(&bytes);
+  write(bytes);
+  if (::truncate(path_.c_str(), kHuge) != 0) GTEST_SKIP() << "no sparse files here";
+  behaviour.call_count = 0;
+  const auto opened = AdapterFile::open(path_);
+  EXPECT_EQ(opened.error().status, Status::BAD_LAYOUT) << opened.error().message;
+  EXPECT_EQ(opened.error().offset_bytes, section_row(kValues) + 16);
+  EXPECT_EQ(behaviour.call_count, 1) << "the rest is not read";
+}
+
+/// The sections may cover a file that no memory holds: that is an answer too.
+TEST_F(OpenTest, SaysWhenTheFileDoesNotFitMemory) {
+  constexpr uint64_t kHuge = uint64_t{1} << 40;
+  Bytes bytes = sample();
+  put<uint64_t>(&bytes, 16, kHuge);
+  put<uint64_t>(&bytes, section_row(kValues) + 16, kHuge - section_offset(bytes, kValues));
+  put<uint32_t>(&bytes, 56, crc32c(&bytes[256], 6 * 64));
+  put_crc_of_header(&bytes);
+  write(bytes);
+  if (::truncate(path_.c_str(), kHuge) != 0) GTEST_SKIP() << "no sparse files here";
+  const auto opened = AdapterFile::open(path_);
+  EXPECT_EQ(opened.error().status, Status::OUT_OF_MEMORY) << opened.error().message;
+  EXPECT_EQ(opened.error().file, path_);
+}
+
+TEST_F(OpenTest, TakesAPathThatIsNotAscii) {
+  path_ += "_\xE6\x97\xA5\xE6\x9C\xAC \xF0\x9F\x98\x80";
+  write(sample());
+  EXPECT_TRUE(AdapterFile::open(path_).ok());
+}
+
+TEST_F(OpenTest, RefusesAFileItMayNotRead) {
+  if (::geteuid() == 0) GTEST_SKIP() << "root may read everything";
+  write(sample());
+  ASSERT_EQ(::chmod(path_.c_str(), 0), 0);
+  expect_io_error("cannot be opened: Permission denied");
 }
 
 TEST_F(OpenTest, RefusesWhatIsNotThere) { expect_io_error("cannot be opened: No such file"); }
