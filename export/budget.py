@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .compute import ComputedTensor
 from .errors import ExportError
@@ -95,6 +96,26 @@ def allocate(
         is_taken = result.x > 0.5
         excess = int(size_of[is_taken].sum()) - room
         if excess <= 0:
-            return dict(choice for choice, taken in zip(choices, is_taken, strict=True) if taken)
+            break
         # The solver takes whole numbers and limits to a tolerance, which many bytes can exceed.
         limit -= excess
+    taken = np.flatnonzero(is_taken)
+    _use_the_rest(taken, size_of, owner_of, errors, room)
+    return dict(choices[number] for number in taken)
+
+
+def _use_the_rest(
+    taken: NDArray[np.int64],
+    sizes: NDArray[np.float64],
+    owners: NDArray[np.int64],
+    errors: NDArray[np.float64],
+    room: int,
+) -> None:
+    """Improve tensors while there is room, for gains below the solver's tolerance."""
+    while True:
+        fits = sizes - sizes[taken][owners] <= room - sizes[taken].sum()
+        gains = np.where(fits, errors[taken][owners] - errors, 0)
+        best = int(np.argmax(gains))
+        if gains[best] <= 0:
+            return
+        taken[owners[best]] = best

@@ -32,7 +32,7 @@ ValueChoice = Literal["target", "f32", "f16", "bf16", "int8", "int4", "int2", "i
 IndexChoice = Literal["auto", "gaps8", "gaps16", "rice", "runs", "struct", "random", "topk"]
 
 _FILE_WIDTH = 200
-_CUT_OPTIONS = ("source", "output", "tiers", "force", "as_json")
+_CUT_OPTIONS = ("source", "output", "tiers", "index_from", "force", "as_json")
 _SIZE, _NAMES, _OUTPUT = "Size", "Names and shapes", "Output and report"
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -207,7 +207,8 @@ def export_command(
     with _refusals(words), _progress_bar(words) as progress:
         if _is_shb(source):
             _refuse_other_options(context)
-            cut_report = cut_adapter(source, output, _tier_count(tiers), force=force)
+            tier_count = _tier_count(tiers)
+            cut_report = cut_adapter(source, output, tier_count, index_from=index_from, force=force)
             _print_cut(cut_report, words, as_json)
             return
         report = export_adapter(

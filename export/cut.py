@@ -61,7 +61,12 @@ class CutReport:
 
 
 def cut_adapter(
-    source: str | Path, output: str | Path, tier_count: int, *, force: bool = False
+    source: str | Path,
+    output: str | Path,
+    tier_count: int,
+    *,
+    index_from: str | Path | None = None,
+    force: bool = False,
 ) -> CutReport:
     """Write a new .shb file of the first tiers of another one.
 
@@ -69,6 +74,7 @@ def cut_adapter(
         source: a .shb file, of one adapter or several.
         output: the file to write.
         tier_count: how many tiers to keep, from the most important on.
+        index_from: the file that the source takes its positions from, if it does.
         force: replace an existing output.
 
     Raises:
@@ -77,7 +83,7 @@ def cut_adapter(
     """
     source, output = Path(source), Path(output)
     check_output(output, force)
-    (opened,) = unpack_files([source])
+    opened = unpack_files([source] if index_from is None else [source, index_from])[0]
     image = cut(opened.image, tier_count, str(source))
     written = write_image(image)
     write_output(output, written.content, force)

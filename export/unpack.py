@@ -75,6 +75,10 @@ def _unpack(content: bytes, where: str, index_sources: Sequence[File]) -> Unpack
     try:
         read(content, index_sources=index_sources)
     except ReaderError as error:
+        if error.status == "MISSING_INDEX":
+            raise ExportError(
+                f"{where}: takes its positions from another file, which is needed too"
+            ) from None
         raise ExportError(f"{where}: {error}") from None
     # From here on every offset and number is known to be right.
     header = HEADER.unpack_from(content)
