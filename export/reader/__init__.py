@@ -47,7 +47,7 @@ def read(
 
     Raises:
         ReaderError: the file breaks a rule; of several the first in the order of checks.
-        ValueError: `tiers` is less than 1.
+        ValueError: `tiers` is less than 1 or more than the file has.
     """
     if tiers is not None and tiers < 1:
         raise ValueError(f"{tiers} tiers asked for; the lowest number is 1")
@@ -59,7 +59,9 @@ def read(
     if public_key is not None:
         check_container_digests(container, public_key)
     header = container.header
-    tiers_read = header.tier_count if tiers is None else min(tiers, header.tier_count)
+    tiers_read = header.tier_count if tiers is None else tiers
+    if tiers_read > header.tier_count:
+        raise ValueError(f"{tiers} tiers asked for; the file has {header.tier_count}")
     adapter_rows, all_rows = read_rows(container)
     tables = read_index_tables(container, all_rows, offered)
     masks = [decode_index_table(container, table) for table in tables[:tiers_read]]

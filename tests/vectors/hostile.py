@@ -377,15 +377,13 @@ def _derived_in_tiers() -> bytes:
 
 
 def _derived_reference_in_tiers() -> tuple[bytes, int]:
-    masks = [samples.delta("v", shb.random_index(60, 5, 1), shb.F16, 1)]
-    digest = samples.index_sha256(rows(masks)())
-    tensors = [*masks, delta("w", tier=1)]
+    tensors = [
+        samples.delta("v", shb.random_index(60, 5, 1), shb.F16, 1),
+        delta("w", tier=1),
+    ]
+    digest = samples.index_sha256(samples.random_source())
     data = shb.write([Adapter("a", tensors)], tier_count=2, references={0: digest})
     return data, Image(data).offset(4)
-
-
-def _random_source() -> bytes:
-    return rows([samples.delta("v", shb.random_index(60, 5, 1), shb.F16, 1)])()
 
 
 def _missing_upper_reference() -> bytes:
@@ -790,7 +788,7 @@ class Hostile(Enum):
         "9", "BAD_COUNT", lambda: _nnz_of_reference(), (samples.reference_source,)
     )
     REFERENCE_DERIVED_IN_TIERS = Case(
-        "9", "BAD_ENUM", _derived_reference_in_tiers, (_random_source,)
+        "9", "BAD_ENUM", _derived_reference_in_tiers, (samples.random_source,)
     )
 
     # 10: the values

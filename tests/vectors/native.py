@@ -59,6 +59,8 @@ def read_in_python(
         file = reader.read(data, tiers=tiers, index_sources=sources, public_key=public_key)
     except reader.ReaderError as error:
         return Outcome(error.status, error.offset_bytes)
+    except ValueError:  # a wrong number of tiers is the caller's mistake, not the file's
+        return Outcome("INVALID_ARGUMENT")
     return Outcome("OK", content=dump_file(file))
 
 

@@ -520,6 +520,12 @@ def reference() -> bytes:
     return shb.write([Adapter("user", tensors)], references={0: index_sha256(reference_source())})
 
 
+@sample
+def random_source() -> bytes:
+    """One RANDOM mask, for others to refer to."""
+    return one_tensor(shb.random_index(60, 5, 1), shb.F16)
+
+
 SOURCES["reference_in_tiers"] = ("tiers_scaled",)
 
 
