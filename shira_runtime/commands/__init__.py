@@ -15,6 +15,7 @@ from shira_runtime.commands import (
     inspect,
     kernels,
     keygen,
+    pack,
     program,
     run_program,
     sign,
@@ -60,6 +61,7 @@ def _build() -> typer.Typer:
     app.command("inspect")(inspect.inspect)
     app.command("verify")(verify.verify)
     app.command("diff")(diff.diff)
+    app.command("pack")(pack.pack)
     app.command("apply")(apply.apply)
     app.command("run")(run_program.run_program)
     app.command("bench")(bench.bench)

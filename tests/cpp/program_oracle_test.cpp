@@ -51,7 +51,7 @@ Adapters random_adapters(std::mt19937_64& random, const Model& model, int count,
   for (TestAdapter& adapter : seal_pack(inputs)) adapters.emplace(adapter.input.name, adapter);
   const AdapterInput tiers = random_input(random, "tiers", model, ValueKind::target, density, 3);
   for (uint32_t opened = 1; opened <= 3; ++opened)
-    adapters.emplace("tiers" + std::to_string(opened), seal_pack({tiers}, opened)[0]);
+    adapters.emplace("tiers without " + std::to_string(3 - opened), seal_pack({tiers}, opened)[0]);
   return adapters;
 }
 

@@ -181,8 +181,25 @@ TEST_F(BusyProgram, ForwardsNeverSeeHalfASwitch) {
       if (state.active.empty() != (state.digest == hash128("", 0))) ++torn;
     }
   };
+  // Its mask is read from weights that others patch.
+  const LiveTensor& weight = model_.tensors[0];
+  AdapterInput input;
+  input.name = "top";
+  input.tensors = {tensor_of(weight, ValueKind::target)};
+  set_top_magnitude(&input.tensors[0], weight, 100);
+  input.tensors[0].set_values(std::vector<float>(100, 3.0F));
+  input.tensors[0].set_base(weight.pristine);
+  const TestAdapter top = seal(input);
+  const auto come_and_go = [&] {
+    while (!stop) {
+      if (!program_.add_adapter(top.source, {}).ok() || !program_.check_adapter("top").ok() ||
+          !program_.remove_adapter("top").ok())
+        ++torn;
+    }
+  };
   std::vector<std::thread> threads;
   for (int i = 0; i < 2; ++i) threads.emplace_back(forward);
+  threads.emplace_back(come_and_go);
   threads.emplace_back(look);
   threads.emplace_back([&] {
     while (!stop) static_cast<void>(program_.switch_to({{"two", 0.5F}}, false));

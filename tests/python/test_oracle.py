@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from shb_files import Kind, adapter, tensor_entries
+from shb_files import Kind, tensor_entries
+from shb_reader import adapter_values, read
 
-from shira_runtime import Adapter, Program, from_numpy, load_program
+from shira_runtime import Adapter, AdapterFile, Program, from_numpy, load_program
+from shira_runtime.export import build
+from shira_runtime.export.derive import SeedSource, derive
+from shira_runtime.export.encode_values import encode_scaled
+from shira_runtime.export.image import SCALED_CODECS
 
 Arrays = dict[str, NDArray[Any]]
 SWITCHES = 10_000
@@ -40,18 +45,23 @@ def narrow(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Entries:
-    """What one adapter holds for one weight, as the test made it."""
+    """What one adapter holds for one weight."""
 
     indices: NDArray[np.int64]
     values: NDArray[Any]
     kind: Kind
 
 
+def order_of(adapter: Adapter) -> tuple[bytes, int]:
+    """What decides, before the scale, when an adapter's contribution is added."""
+    return bytes.fromhex(adapter.content_digest), adapter._core.number
+
+
 def expected(
     base: Arrays, files: dict[str, Adapter], held: dict[str, dict[str, Entries]], active: Any
 ) -> dict[str, bytes]:
     members = [(n, np.float32(s)) for n, s in active.items() if np.float32(s) != 0]
-    members.sort(key=lambda member: (bytes.fromhex(files[member[0]].content_digest), member[1]))
+    members.sort(key=lambda member: (*order_of(files[member[0]]), member[1]))
     result = {}
     for name, weight in base.items():
         flat = weight.reshape(-1).copy()
@@ -102,43 +112,81 @@ def half_steps(rng: np.random.Generator, base: NDArray[Any]) -> NDArray[np.float
     return np.where(rng.random(base.size) < 0.5, steps, -steps).astype(np.float32)
 
 
-def random_mask(rng: np.random.Generator, size: int) -> NDArray[np.int64]:
-    style = rng.integers(3)
+def random_mask(rng: np.random.Generator, weight: NDArray[Any]) -> NDArray[np.int64]:
+    style, size = rng.integers(5), weight.size
     if style == 0:
         return np.flatnonzero(rng.random(size) < 0.1)
     if style == 1:  # aligned blocks
         blocks = np.flatnonzero(rng.random(size // 16) < 0.2)
         return (blocks[:, None] * 16 + np.arange(16)).reshape(-1)
+    if style == 2:  # the largest, of equal ones the first
+        order = np.argsort(-np.abs(weight.reshape(-1).astype(np.float64)), kind="stable")
+        return np.sort(order[: size // 10])
+    if style == 3:  # every seventh row
+        flat = np.arange(size).reshape(weight.shape[0], -1)
+        return flat[rng.integers(7) :: 7].reshape(-1)
     start = int(rng.integers(size // 2))  # runs
     return np.r_[start : start + size // 5, size - 3 : size - 1]
 
 
-def random_adapters(
-    rng: np.random.Generator, base: Arrays, count: int
-) -> tuple[dict[str, Adapter], dict[str, dict[str, Entries]]]:
-    files, held = {}, {}
-    for number in range(count):
-        entries: dict[str, Entries] = {}
-        for name, weight in base.items():
-            indices = random_mask(rng, weight.size)
-            if rng.random() < 0.2 or indices.size == 0:
-                continue
-            old = weight.reshape(-1)[indices]
-            if rng.random() < 0.5:
-                values: NDArray[Any] = awkward(rng, indices.size, weight.dtype, 0.05)
-                entries[name] = Entries(indices, values, "target")
-            else:
-                deltas = awkward(rng, indices.size, np.float32, 0.01)
-                ties = rng.random(indices.size) < 0.5
-                values = np.where(ties, half_steps(rng, old), deltas).astype(np.float32)
-                entries[name] = Entries(indices, values, "delta")
-        if not entries:
-            entries["f32.weight"] = Entries(np.array([0]), np.zeros(1, np.float32), "target")
-        held[f"a{number}"] = entries
-        files[f"a{number}"] = adapter(
-            f"a{number}",
-            *(tensor_entries(n, base[n], e.indices, e.values, e.kind) for n, e in entries.items()),
+def random_entries(
+    rng: np.random.Generator, name: str, weight: NDArray[Any], at: NDArray[np.int64]
+) -> build.AdapterTensor:
+    """Targets, deltas as they are, or deltas of one of the scaled codecs."""
+    style = rng.integers(3)
+    if style == 0:
+        return tensor_entries(name, weight, at, awkward(rng, at.size, weight.dtype, 0.05))
+    deltas = awkward(rng, at.size, np.float32, 0.01)
+    if style == 1:
+        ties = rng.random(at.size) < 0.5
+        values = np.where(ties, half_steps(rng, weight.reshape(-1)[at]), deltas)
+        return tensor_entries(name, weight, at, values.astype(np.float32), "delta")
+    codec = SCALED_CODECS[rng.integers(len(SCALED_CODECS))]
+    coded = encode_scaled(deltas, codec, 64)
+    return replace(tensor_entries(name, weight, at, deltas, "delta"), values=coded)
+
+
+def random_adapter(
+    rng: np.random.Generator, base: Arrays, name: str, masks: dict[str, NDArray[np.int64]]
+) -> build.Adapter:
+    tensors = [
+        replace(
+            random_entries(rng, tensor, base[tensor], at),
+            rules=derive(at, base[tensor].shape, base[tensor].reshape(-1), SeedSource()).rules,
         )
+        for tensor, at in masks.items()
+        if rng.random() < 0.8 or tensor == "f32.weight"
+    ]
+    return build.Adapter(name, tensors)
+
+
+def random_adapters(
+    rng: np.random.Generator, base: Arrays
+) -> tuple[dict[str, Adapter], dict[str, dict[str, Entries]]]:
+    """Adapters in files of their own, and a pack of adapters with one mask."""
+
+    def masks() -> dict[str, NDArray[np.int64]]:
+        found = {name: random_mask(rng, weight) for name, weight in base.items()}
+        return {name: at if at.size else np.array([1]) for name, at in found.items()}
+
+    one_mask = masks()
+    packs = [[random_adapter(rng, base, f"a{i}", masks())] for i in range(6)]
+    packs.append([random_adapter(rng, base, f"p{i}", one_mask) for i in range(3)])
+    files, held = {}, {}
+    codecs = set()
+    for pack in packs:
+        content = build.build_file(pack).content
+        plain = read(content)  # what the file holds, in the words of the independent reader
+        for name, opened in AdapterFile.from_bytes(content).adapters.items():
+            files[name] = opened
+            flat = {tensor: weight.reshape(-1) for tensor, weight in base.items()}
+            held[name] = {
+                tensor: Entries(each["indices"], each["values"], each["kind"])
+                for tensor, each in adapter_values(plain, name, flat)["tensors"].items()
+            }
+            codecs |= {part.codec for t in opened.tensors.values() for part in t.parts}
+            codecs |= {tensor.value_codec for tensor in opened.tensors.values()}
+    assert len(codecs) > 7, codecs  # a good mixture
     # The same content twice: equal digests, which the scales then put in order.
     files["twin"], held["twin"] = files["a0"], held["a0"]
     return files, held
@@ -166,7 +214,7 @@ def run_switches(
     rng = np.random.default_rng(seed)
     before = {name: array.tobytes() for name, array in base.items()}
     assert read() == before
-    files, held = random_adapters(rng, base, count=5)
+    files, held = random_adapters(rng, base)
     for name, file in files.items():
         program.add_adapter(file, name)
     names = list(files)
@@ -269,7 +317,7 @@ def test_random_switches_of_a_mapped_program(tmp_path: Path) -> None:
     (output,) = program.forward(inputs)
     run_switches(program, read, base, seed=32)
     assert torch.equal(program.forward(inputs)[0], output)
-    program.switch(dict.fromkeys(("a0", "a1", "a2", "a3", "a4"), 1.0))
+    program.switch(dict.fromkeys(("a0", "a1", "a2", "p0", "p1"), 1.0))
     assert not torch.equal(program.forward(inputs)[0], output)
     assert program.hard_revert().epoch == program.epoch
     assert read() == {name: array.tobytes() for name, array in base.items()}
