@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the tables in README.md from a stored run, so that no number in it is typed.
+"""Writes the tables in README.md and docs from stored runs, so that no number in them is typed.
 
 Run from the repository's root: ``python -m benchmarks.doc_tables [demo.json]``. With a file, that
-run is stored in ``docs/runs`` first.
+run of the demo is stored in ``docs/runs`` first.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 STORED_RUN = ROOT / "docs" / "runs" / "demo.json"
 README = ROOT / "README.md"
+FORMAT_RUN = ROOT / "docs" / "runs" / "format.json"
+FORMAT_SIZES = ROOT / "docs" / "FORMAT_SIZES.md"
 
 
 def replace_block(text: str, name: str, content: str) -> str:
@@ -74,8 +76,51 @@ def demo_tables(run: dict[str, Any]) -> str:
     return "\n".join([retrieval, switches, forwards, note])
 
 
+def format_tables(run: dict[str, Any]) -> str:
+    """The two tables of file sizes: masks of every kind, and the trained adapters."""
+    values = list(run["masks"][0]["bytes_per_entry"])
+    rows, columns = run["shape"]
+
+    def sizes(record: dict[str, Any]) -> list[str]:
+        return [f"{record['bytes_per_entry'][codec]:.3f}" for codec in values]
+
+    masks = markdown_table(
+        ["mask", "index codec", "index bits", *(f"file, {codec}" for codec in values)],
+        [
+            [
+                mask["mask"],
+                mask["index_codec"],
+                f"{mask['index_bits_per_entry']:.3f}",
+                *sizes(mask),
+            ]
+            for mask in run["masks"]
+        ],
+    )
+    entropy = run["random_mask_entropy_bits_per_entry"]
+    note = (
+        f"One {rows} x {columns} tensor at {run['density']:.0%}; bits and bytes per entry, those of"
+        f" the file with everything in it. Entropy allows no fewer than {entropy:.3f} index bits"
+        f" for random entries and {run['block_mask_entropy_bits_per_entry']:.3f} for random 1 x 16"
+        f" blocks. PEFT stores {run['peft_bytes_per_entry']} bytes per entry.\n"
+    )
+    trained = markdown_table(
+        ["trained adapter", "mask", "entries", "index bits", *(f"file, {c}" for c in values)],
+        [
+            [
+                adapter["adapter"],
+                adapter["mask"],
+                f"{adapter['entry_count']:,}",
+                f"{adapter['index_bits_per_entry']:.3f}",
+                *sizes(adapter),
+            ]
+            for adapter in run["minilm"]
+        ],
+    )
+    return "\n".join([masks, note, trained])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Regenerates README.md; returns the exit code."""
+    """Regenerates README.md and docs/FORMAT_SIZES.md; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", nargs="?", type=Path, help="demo.json of a new run to store")
     options = parser.parse_args(arguments)
@@ -85,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shutil.copyfile(options.run.with_suffix(suffix), STORED_RUN.with_suffix(suffix))
     tables = demo_tables(json.loads(STORED_RUN.read_text()))
     README.write_text(replace_block(README.read_text(), "demo", tables))
+    tables = format_tables(json.loads(FORMAT_RUN.read_text()))
+    FORMAT_SIZES.write_text(replace_block(FORMAT_SIZES.read_text(), "sizes", tables))
     return 0
 
 

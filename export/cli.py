@@ -72,10 +72,12 @@ def export_command(
         ValueChoice | None,
         typer.Option(
             rich_help_panel=_SIZE,
-            help="target: finished weights in the base's type, exact bit for bit; the default with"
-            " --base. Others are deltas: f32 (the default without), f16 and bf16 round each of"
-            " them, int8 to int1 store 8 to 1 bits and a scale per --group. Deltas are smaller,"
-            " and revert as exactly; --explain-size shows the error that each makes.",
+            metavar="CODEC",
+            help="target, f32, f16, bf16, int8, int4, int2 or int1. target is the finished weights"
+            " in the base's type, exact bit for bit, and the default with --base. The others are"
+            " deltas, which can be smaller and revert as exactly: f32 (the default without) as they"
+            " are, f16 and bf16 rounded, int8 to int1 in 8 to 1 bits with a scale per --group."
+            " --explain-size shows what each costs and how far off it is.",
         ),
     ] = None,
     group: Annotated[
@@ -90,8 +92,10 @@ def export_command(
         IndexChoice,
         typer.Option(
             rich_help_panel=_SIZE,
-            help="Coding of positions; auto takes the smallest for each tensor. struct, random and"
-            " topk store a rule, if the mask was shown to follow it.",
+            metavar="CODEC",
+            help="Coding of positions: gaps8, gaps16, rice or runs; struct, random or topk, which"
+            " store a rule if the mask was shown to follow it; or auto, the smallest for each"
+            " tensor.",
         ),
     ] = "auto",
     index_from: Annotated[

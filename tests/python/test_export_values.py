@@ -150,6 +150,20 @@ def test_every_choice_is_written_and_its_error_reported(
     assert any(f"rounding to {values}" in note for note in report.notes) == (values != "f32")
 
 
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_deltas_in_full_precision_give_the_same_weights(
+    tmp_path: Path, source: Path, base: Path, dtype: str
+) -> None:
+    for values in ("target", "f32"):
+        export_adapter(source, tmp_path / f"{values}.shb", base=base, dtype=dtype, values=values)
+    targets, deltas = (
+        read_shb(tmp_path / f"{values}.shb")["tensors"][NAME] for values in ("target", "f32")
+    )
+    deployed = weights(SHAPE).astype(targets["values"].dtype).reshape(-1)[deltas["indices"]]
+    computed = (deployed.astype(np.float32) + deltas["values"]).astype(deployed.dtype)
+    assert computed.tobytes() == targets["values"].tobytes()
+
+
 def test_alternatives_are_the_files_that_would_be_written(
     tmp_path: Path, source: Path, base: Path
 ) -> None:

@@ -119,6 +119,74 @@ def test_options_reach_the_file(run: Run) -> None:
     assert tensor["values"].tobytes() == expected.tobytes()
 
 
+def test_sizes_are_explained(run: Run) -> None:
+    arguments = ("de", "-o", "a.shb", "--base", "base.safetensors", "--explain-size", "--force")
+    result = run(*arguments)
+    assert (result.code, result.stderr) == (0, "")
+    for expected in (
+        r"tensor .*gaps8 .*gaps16 .*rice .*runs .*struct .*random .*topk .*entropy bound",
+        rf"{NAME} +\d+ +\d+ +\d+ \* +\d+ +- +- +- +\d+ +\d\.\d\d",
+        r"target +[\d,]+ +\d+\.\d+ +0\.00%",
+        r"int1 +[\d,]+ +\d+\.\d+ +\d\d\.\d\d%",
+        r"\(PEFT\) +384 +12\.000",
+        "no random: it does not have one block in each stratum",
+        "no topk: it is not that of the largest base values as deployed",
+    ):
+        assert re.search(expected, result.stdout), expected
+    report = json.loads(run(*arguments, "--json").stdout)
+    assert len(report["value_alternatives"]) == 8
+    assert report["value_alternatives"][0]["file_bytes"] == report["file_bytes"]
+    assert set(report["tensors"][0]["index_sizes_bytes"]) == {"gaps8", "gaps16", "rice", "runs"}
+
+
+def test_tiers_are_made_and_cut(run: Run) -> None:
+    made = run("de", "-o", "a.shb", "--base", "base.safetensors", "--tiers", "0.25,0.5,1")
+    assert made.code == 0, made.stderr
+    assert "tiers up to 0: 8 entries\ntiers up to 1: 16 entries\n" in made.stdout
+    assert f"{NAME} (tier 2)" in made.stdout
+    cut = run("a.shb", "-o", "b.shb", "--tiers", "2")
+    sizes = [Path(name).stat().st_size for name in ("a.shb", "b.shb")]
+    assert (cut.code, cut.stderr, cut.stdout.splitlines()) == (
+        0,
+        "",
+        [
+            f"read a.shb: {sizes[0]:,} bytes, 3 tiers, 32 entries",
+            f"wrote b.shb: {sizes[1]:,} bytes, 2 tiers, 16 entries",
+        ],
+    )
+    assert read_shb("b.shb")["tensors"][NAME]["indices"].size == 16
+    report = json.loads(run("a.shb", "-o", "c.shb", "--tiers", "1", "--json").stdout)
+    assert report["tier_counts"] == [3, 1]
+    assert report["content_digest"] == read_shb("c.shb")["content_digest"]
+    assert run("a.shb", "-o", "c.shb", "--tiers", "1").code == 1
+    for arguments, message in (
+        (["--tiers", "4"], "a.shb: has 3 tiers, so 4 cannot be kept"),
+        (["--tiers", "0.5,1"], "give their number"),
+        ([], "give their number"),
+        (["--tiers", "1", "--values", "int8"], "is not for cutting a .shb file"),
+        (["--tiers", "1", "--base", "base.safetensors"], "is not for cutting a .shb file"),
+    ):
+        result = run("a.shb", "-o", "d.shb", *arguments)
+        assert result.code == (1 if "has 3 tiers" in message else 2)
+        assert message in re.sub(r"[\s│]+", " ", result.stderr)
+        assert not Path("d.shb").exists()
+
+
+def test_codings_are_chosen_by_options(run: Run) -> None:
+    base = ("--base", "base.safetensors")
+    assert run("de", "-o", "a.shb", *base, "--values", "int4", "--group", "64").code == 0
+    tensor = read_shb("a.shb")["tensors"][NAME]
+    assert (tensor["value_dtype"], tensor["value_group"]) == ("q4", 64)
+    assert run("de", "-o", "b.shb", *base, "--index-from", "a.shb").code == 0
+    with pytest.raises(ValueError, match="MISSING_INDEX"):
+        read_shb("b.shb")
+    size_kib = Path("a.shb").stat().st_size / 1024
+    pytest.importorskip("scipy")
+    assert run("de", "-o", "c.shb", *base, "--budget-kib", str(size_kib)).code == 0
+    assert Path("c.shb").stat().st_size <= size_kib * 1024
+    assert run("de", "-o", "d.shb", *base, "--budget-kib", "1").code == 1
+
+
 def test_a_long_report_is_cut_unless_all_is_asked_for(run: Run) -> None:
     modules = [f"base_model.model.layers.{i:02}.q_proj" for i in range(20)]
     pairs = random_pairs(SHAPE, 32)
