@@ -133,3 +133,26 @@ def test_block_masks_are_found(tmp_path: Path) -> None:
     train(model, blocks).save_pretrained(tmp_path / "adapter")
     report = export_adapter(tmp_path / "adapter", tmp_path / "a.shb", base=tmp_path / "base")
     assert {tensor.block_length for tensor in report.tensors} == {16}
+
+
+def test_masks_that_follow_a_rule_are_stored_as_one(tmp_path: Path) -> None:
+    from shira_runtime.export import masks
+
+    def seeded(base_layer: Any, r: int, **_: Any) -> Any:
+        return masks.seeded_random_mask(base_layer, r, random_seed=5, block_length=8)
+
+    for mask_function, codec in ((seeded, "random"), (masks.magnitude_mask, "topk")):
+        model = tiny_llama(torch.float32)
+        model.save_pretrained(tmp_path / "base")
+        folder = tmp_path / codec
+        train(model, mask_function).save_pretrained(folder)
+        output = tmp_path / f"{codec}.shb"
+        report = export_adapter(folder, output, base=tmp_path / "base", mask_seed=5)
+        assert all(codec in tensor.index_sizes_bytes for tensor in report.tensors)
+        assert codec in {tensor.index_codec for tensor in report.tensors}
+        # The seed is that of the base as stored; which weights are largest, rounding changes.
+        report = export_adapter(
+            folder, output, base=tmp_path / "base", mask_seed=5, dtype="bf16", force=True
+        )
+        found = [codec in tensor.index_sizes_bytes for tensor in report.tensors]
+        assert all(found) == (codec == "random")

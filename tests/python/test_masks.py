@@ -14,6 +14,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from shira_runtime.export import masks  # noqa: E402
+from shira_runtime.export.seeded import stratified_blocks  # noqa: E402
 
 MaskFunction = Callable[..., "torch.Tensor"]
 
@@ -29,6 +30,11 @@ def linear(rows: int, columns: int, seed: int = 0, dtype: torch.dtype = torch.fl
 ALL_MASKS = [
     pytest.param(functools.partial(masks.random_mask, random_seed=1), id="random"),
     pytest.param(functools.partial(masks.random_block_mask, random_seed=1), id="random-block"),
+    pytest.param(functools.partial(masks.seeded_random_mask, random_seed=1), id="seeded"),
+    pytest.param(
+        functools.partial(masks.seeded_random_mask, random_seed=1, block_length=16),
+        id="seeded-block",
+    ),
     pytest.param(masks.magnitude_mask, id="magnitude"),
     pytest.param(functools.partial(masks.magnitude_mask, block_length=16), id="magnitude-block"),
     pytest.param(masks.snip_mask, id="snip"),
@@ -81,7 +87,9 @@ def test_a_budget_that_is_no_multiple_ends_in_one_partial_run():
     assert sorted(runs[runs > 0].tolist()) == [1.0] + [16.0] * 6
 
 
-@pytest.mark.parametrize("mask_function", [masks.random_mask, masks.random_block_mask])
+@pytest.mark.parametrize(
+    "mask_function", [masks.random_mask, masks.random_block_mask, masks.seeded_random_mask]
+)
 def test_random_masks_differ_by_layer_and_seed_and_repeat(mask_function):
     first, second = linear(64, 64, seed=1), linear(64, 64, seed=2)
     mask = mask_function(first, 4, random_seed=7)
@@ -89,6 +97,38 @@ def test_random_masks_differ_by_layer_and_seed_and_repeat(mask_function):
     for other in (mask_function(second, 4, random_seed=7), mask_function(first, 4, random_seed=8)):
         # Chance overlap is the density, one eighth of the budget; a shared mask would be all of it.
         assert float((mask * other).sum() / mask.sum()) < 0.5
+
+
+def test_a_seeded_mask_is_spread_evenly_and_follows_the_file_format():
+    layer = linear(64, 96)
+    mask = masks.seeded_random_mask(layer, 3, random_seed=7, block_length=4)
+    blocks = mask.reshape(-1, 4).sum(dim=1).nonzero().flatten()
+    assert set(mask.reshape(-1, 4).sum(dim=1).tolist()) == {0.0, 4.0}
+    strata = [number * 1536 // 120 for number in range(121)]
+    assert all(a <= b < c for a, b, c in zip(strata, blocks.tolist(), strata[1:], strict=False))
+    expected = stratified_blocks(masks.layer_seed(layer, 7), 1536, 120)
+    assert blocks.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"r": 9}, "r=9 asks for 180 entries; a 8 x 12 weight has 96"),
+        ({"r": 0}, "r=0 asks for 0 entries"),
+        ({"r": 2, "block_length": 5}, "runs of 5 do not divide rows of 12"),
+        ({"r": 1, "block_length": 3}, "runs of 3 do not divide a budget of 20"),
+    ],
+)
+def test_a_seeded_mask_that_no_rule_gives_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        masks.seeded_random_mask(linear(8, 12), random_seed=0, **arguments)
+
+
+def test_the_stratified_rule_is_that_of_the_specification():
+    # SplitMix64 from seed 0 begins with these numbers, as published with the generator.
+    published = (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F)
+    found = stratified_blocks(0, 3 << 20, 3).tolist()
+    assert found == [(i << 20) + ((z >> 32) * (1 << 20) >> 32) for i, z in enumerate(published)]
 
 
 def test_layer_seed_sees_values_dtype_and_shape():
