@@ -43,9 +43,9 @@ const void* base_bytes(const AdapterTensor& tensor, const std::optional<py::arra
     raise({Status::INVALID_ARGUMENT, std::move(message), {}, tensor.name});
   };
   if (!base) invalid("the positions are those of the largest base values: give the base tensor");
-  const bool is_ieee = tensor.dtype != Dtype::bf16;
-  if (static_cast<size_t>(base->itemsize()) != dtype_bytes(tensor.dtype) ||
-      (base->dtype().kind() == 'f') != is_ieee ||
+  const char kind = base->dtype().kind();
+  const bool is_dtype = tensor.dtype == Dtype::bf16 ? kind == 'V' || kind == 'u' : kind == 'f';
+  if (static_cast<size_t>(base->itemsize()) != dtype_bytes(tensor.dtype) || !is_dtype ||
       static_cast<uint64_t>(base->size()) != tensor.numel ||
       (base->flags() & py::array::c_style) == 0) {
     invalid("the base tensor must be a C-contiguous array of " + std::to_string(tensor.numel) +
