@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <new>
 #include <type_traits>
@@ -49,6 +50,16 @@ class Array {
     return array;
   }
 
+  /// `count` elements from byte `offset_bytes` of `memory` on, which lives as long as any of its
+  /// parts. REQUIRES: they lie inside it, are aligned, and no other part has them.
+  static Array part_of(std::shared_ptr<Array<uint8_t>> memory, size_t offset_bytes, size_t count) {
+    Array array;
+    auto* elements = reinterpret_cast<T*>(memory->data() + offset_bytes);
+    array.elements_ = Elements(elements, Release{std::move(memory)});
+    array.size_ = count;
+    return array;
+  }
+
   T* data() { return elements_.get(); }
   const T* data() const { return elements_.get(); }
   size_t size() const { return size_; }
@@ -60,7 +71,16 @@ class Array {
   void truncate(size_t count) { size_ = count; }
 
  private:
-  std::unique_ptr<T[]> elements_;
+  /// Lets go of the memory that the elements are a part of; without one they are its own.
+  struct Release {
+    std::shared_ptr<Array<uint8_t>> memory;
+    void operator()(T* elements) const {
+      if (!memory) delete[] elements;
+    }
+  };
+  using Elements = std::unique_ptr<T[], Release>;
+
+  Elements elements_;
   size_t size_ = 0;
 };
 

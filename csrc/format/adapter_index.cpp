@@ -195,12 +195,23 @@ Error place_error(const ParsedFile& file, uint32_t tier, uint32_t number, Error 
   return error;
 }
 
-Result<std::shared_ptr<const IndexList>> decode_list(const IndexRow& row) {
+Result<std::shared_ptr<const IndexList>> decode_list(const IndexRow& row, ArrayPool* pool) {
   if (std::shared_ptr<const IndexList> list = row.list.lock()) return list;
-  SHIRA_ASSIGN(IndexList decoded, decode_index(row.stream));
+  SHIRA_ASSIGN(IndexList decoded, decode_index(row.stream, pool));
   std::shared_ptr<const IndexList> list(new (std::nothrow) IndexList(std::move(decoded)));
   if (!list) return Error{Status::OUT_OF_MEMORY, "no memory for the positions"};
   return list;
+}
+
+/// Memory for the lists that are still to be decoded. Those of several tiers are merged one by one
+/// and must go one by one, too.
+Result<ArrayPool> make_list_pool(const ParsedFile& file, const IndexTable& table) {
+  uint64_t size_bytes = 0;
+  for (const IndexRow& row : table.rows) {
+    const bool is_new = !is_derived(row.stream.codec) && row.list.expired();
+    if (is_new && file.opened_tier_count == 1) size_bytes += decoded_index_bytes(row.stream);
+  }
+  return ArrayPool::make(size_bytes);
 }
 
 Result<void> decode_tier(uint32_t tier, ParsedFile* file) {
@@ -208,6 +219,7 @@ Result<void> decode_tier(uint32_t tier, ParsedFile* file) {
   const size_t row_count = index.table->rows.size();
   std::vector<std::shared_ptr<const IndexList>> lists(row_count);
   index.rules.resize(row_count);
+  SHIRA_ASSIGN(ArrayPool pool, make_list_pool(*file, *index.table));
   for (uint32_t number = 0; number < row_count; ++number) {
     const IndexRow& row = index.table->rows[number];
     if (is_derived(row.stream.codec)) {
@@ -216,7 +228,7 @@ Result<void> decode_tier(uint32_t tier, ParsedFile* file) {
       index.rules[number] = rule.value();
       continue;
     }
-    Result<std::shared_ptr<const IndexList>> list = decode_list(row);
+    Result<std::shared_ptr<const IndexList>> list = decode_list(row, &pool);
     if (!list.ok()) return place_error(*file, tier, number, std::move(list.error()));
     lists[number] = std::move(list.value());
     if (index.own) index.own->rows[number].list = lists[number];

@@ -19,15 +19,32 @@ Dtype unpacked_dtype(ValueCodec codec) {
   return is_scaled(codec) ? Dtype::f32 : static_cast<Dtype>(codec);
 }
 
-Result<Array<uint8_t>> unpack(const ValueStream& stream) {
-  const size_t value_bytes = dtype_bytes(unpacked_dtype(stream.codec));
-  SHIRA_ASSIGN(Array<uint8_t> values, Array<uint8_t>::make(stream.entry_count * value_bytes));
+uint64_t unpacked_bytes(const ValueStream& stream) {
+  return stream.entry_count * dtype_bytes(unpacked_dtype(stream.codec));
+}
+
+Result<Array<uint8_t>> unpack(const ValueStream& stream, ArrayPool* pool) {
+  SHIRA_ASSIGN(Array<uint8_t> values, pool->take<uint8_t>(unpacked_bytes(stream)));
   if (is_scaled(stream.codec)) {
     unpack_scaled(stream, reinterpret_cast<float*>(values.data()));
   } else {
     unpack_i4(stream, reinterpret_cast<int8_t*>(values.data()));
   }
   return values;
+}
+
+/// Memory for all values that are unpacked. Those of several tiers are merged one by one and must
+/// go one by one, too.
+Result<ArrayPool> make_value_pool(const ParsedFile& file) {
+  uint64_t size_bytes = 0;
+  for (size_t i = 0; i < file.rows.size(); ++i) {
+    const TensorRow& row = file.rows[i];
+    if (file.opened_tier_count > 1 || !file.is_opened(row) || !is_packed(row.values.codec)) {
+      continue;
+    }
+    size_bytes += ArrayPool::bytes_of<uint8_t>(unpacked_bytes(row.values));
+  }
+  return ArrayPool::make(size_bytes);
 }
 
 }  // namespace
@@ -103,6 +120,7 @@ Result<void> AdapterParser::build_adapters() {
     const TensorRow& row = parsed_.rows[number];
     if (parsed_.is_opened(row) && row.lower_row != kNoRow) has_higher[row.lower_row] = true;
   }
+  SHIRA_ASSIGN(value_pool_, make_value_pool(parsed_));
   file_.adapters_.resize(parsed_.adapters.size());
   for (uint32_t number = 0; number < parsed_.adapters.size(); ++number) {
     const AdapterRow& row = parsed_.adapters[number];
@@ -194,7 +212,7 @@ Result<void> AdapterParser::take_values(const std::vector<uint32_t>& row_numbers
     const ValueStream& stream = parsed_.rows[number].values;
     values.push_back(stream.bytes.data());
     if (!is_packed(stream.codec)) continue;
-    SHIRA_ASSIGN(Array<uint8_t> part, unpack(stream));
+    SHIRA_ASSIGN(Array<uint8_t> part, unpack(stream, &value_pool_));
     unpacked.push_back(std::move(part));
     values.back() = unpacked.back().data();
   }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/array_pool.h"
 #include "format/adapter_file.h"
 #include "format/adapter_steps.h"
 #include "format/adapter_tiers.h"
@@ -40,6 +41,7 @@ class AdapterParser {
 
   AdapterFile& file_;
   ParsedFile parsed_;
+  ArrayPool value_pool_;
   /// By the lists of the tiers: adapters that share positions share the merged ones too.
   std::map<std::vector<const IndexList*>, std::shared_ptr<const IndexList>> merged_;
 };

@@ -31,6 +31,9 @@ Error outside(uint64_t offset, const IndexStream& stream, uint64_t unit) {
                                std::to_string(stream.element_count) + " elements");
 }
 
+/// The stream decodes to single entries, not to runs.
+bool is_entries(const IndexStream& stream) { return stream.block_length == 1; }
+
 /// Whole blocks in the tensor: the last, shorter piece cannot be addressed.
 uint64_t block_limit(const IndexStream& stream) {
   return stream.element_count / stream.block_length;
@@ -220,9 +223,9 @@ Result<void> walk(const IndexStream& stream, const Cursor& cursor, Keep keep) {
   return walk_rice(stream, cursor, keep);
 }
 
-Result<IndexList> decode_entries(const IndexStream& stream) {
+Result<IndexList> decode_entries(const IndexStream& stream, ArrayPool* pool) {
   IndexList list;
-  SHIRA_ASSIGN(list.entries, Array<uint32_t>::make(stream.unit_count));
+  SHIRA_ASSIGN(list.entries, pool->take<uint32_t>(stream.unit_count));
   const Cursor cursor = decode_quickly(stream, list.entries.data());
   uint32_t* out = list.entries.data() + cursor.unit;
   SHIRA_TRY(walk(stream, cursor, [&out](uint32_t position) { *out++ = position; }));
@@ -230,10 +233,10 @@ Result<IndexList> decode_entries(const IndexStream& stream) {
   return list;
 }
 
-Result<IndexList> decode_blocks(const IndexStream& stream) {
+Result<IndexList> decode_blocks(const IndexStream& stream, ArrayPool* pool) {
   const uint64_t length = stream.block_length;
   IndexList list;
-  SHIRA_ASSIGN(list.runs, Array<Run>::make(stream.unit_count));
+  SHIRA_ASSIGN(list.runs, pool->take<Run>(stream.unit_count));
   RunMerger merger(list.runs.data());
   SHIRA_TRY(walk(stream, {}, [&](uint32_t block) { merger.append(block * length, length); }));
   list.runs.truncate(merger.run_count());
@@ -259,9 +262,9 @@ const char* read_leb128(const ByteReader& bytes, uint64_t* offset, uint32_t* num
   return "a LEB128 number has more than 5 bytes";
 }
 
-Result<IndexList> decode_runs(const IndexStream& stream) {
+Result<IndexList> decode_runs(const IndexStream& stream, ArrayPool* pool) {
   IndexList list;
-  SHIRA_ASSIGN(list.runs, Array<Run>::make(stream.unit_count));
+  SHIRA_ASSIGN(list.runs, pool->take<Run>(stream.unit_count));
   uint64_t offset = 0;
   uint64_t end = 0;  // of the run before
   for (uint64_t unit = 0; unit < stream.unit_count; ++unit) {
@@ -335,9 +338,19 @@ uint64_t least_index_bytes(const IndexStream& stream) {
   return 0;
 }
 
+Result<IndexList> decode_index(const IndexStream& stream, ArrayPool* pool) {
+  if (stream.codec == IndexCodec::runs) return decode_runs(stream, pool);
+  return is_entries(stream) ? decode_entries(stream, pool) : decode_blocks(stream, pool);
+}
+
 Result<IndexList> decode_index(const IndexStream& stream) {
-  if (stream.codec == IndexCodec::runs) return decode_runs(stream);
-  return stream.block_length == 1 ? decode_entries(stream) : decode_blocks(stream);
+  ArrayPool none;
+  return decode_index(stream, &none);
+}
+
+uint64_t decoded_index_bytes(const IndexStream& stream) {
+  return is_entries(stream) ? ArrayPool::bytes_of<uint32_t>(stream.unit_count)
+                            : ArrayPool::bytes_of<Run>(stream.unit_count);
 }
 
 }  // namespace shira

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "base/array_pool.h"
 #include "base/byte_reader.h"
 #include "base/result.h"
 #include "format/index_list.h"
@@ -43,6 +44,13 @@ uint64_t least_index_bytes(const IndexStream& stream);
 /// Blocks of length 1 give entries; longer blocks and runs give runs, of which touching ones become
 /// one. BAD_INDEX with the offset in the stream, OUT_OF_MEMORY. REQUIRES: the codec is not derived,
 /// and the row of the index table was checked (counts agree, at least least_index_bytes()).
+/// The list's memory comes from `pool`.
+Result<IndexList> decode_index(const IndexStream& stream, ArrayPool* pool);
+
+/// The same with a list that has its own memory.
 Result<IndexList> decode_index(const IndexStream& stream);
+
+/// What the list of `stream` takes from a pool.
+uint64_t decoded_index_bytes(const IndexStream& stream);
 
 }  // namespace shira

@@ -311,6 +311,45 @@ TEST(IndexCodec, OneRunMayCoverEverything) {
   EXPECT_EQ(list.value().runs[0].length, kMaxElements);
 }
 
+/// Lists from one pool have the room they asked for, and are what they are by themselves.
+TEST(IndexCodec, ListsShareAPool) {
+  std::mt19937 random(20261127);
+  std::vector<EncodedIndex> encoded;
+  std::vector<IndexStream> streams;
+  encoded.reserve(40);
+  uint64_t pool_bytes = 0;
+  for (int i = 0; i < 40; ++i) {
+    const Coding& coding = kCodings[static_cast<size_t>(i) % 4];
+    const uint32_t block_length = i % 3 == 0 ? 2 : 1;
+    std::vector<uint32_t> index;
+    uint32_t block = 0;
+    for (int unit = 0; unit < 20000; ++unit, ++block) {
+      block += static_cast<uint32_t>(random()) % 8;
+      for (uint32_t j = 0; j < block_length; ++j) index.push_back(block * block_length + j);
+    }
+    encoded.push_back(testing::encode_index(coding.codec, index, block_length, coding.rice_bits));
+    streams.push_back(index_stream(coding.codec, encoded.back(), index.size(),
+                                   uint64_t{block} * block_length, block_length, coding.rice_bits));
+    pool_bytes += decoded_index_bytes(streams.back());
+  }
+  auto pool = ArrayPool::make(pool_bytes);
+  ASSERT_TRUE(pool.ok());
+  std::vector<IndexList> lists;
+  for (const IndexStream& stream : streams) {
+    auto list = decode_index(stream, &pool.value());
+    ASSERT_TRUE(list.ok()) << list.error().message;
+    lists.push_back(std::move(list.value()));
+  }
+  const void* first = lists[1].entries.data();
+  const void* last = lists[38].entries.data();
+  EXPECT_LT(static_cast<const uint8_t*>(last) - static_cast<const uint8_t*>(first),
+            static_cast<ptrdiff_t>(pool_bytes))
+      << "the premise: there was room for all";
+  for (size_t i = 0; i < lists.size(); ++i) {
+    ASSERT_EQ(positions_of(lists[i]), positions_of(decode(streams[i]).value())) << i;
+  }
+}
+
 TEST(IndexCodec, LeastBytes) {
   IndexStream stream;
   stream.unit_count = 0xFFFFFFFF;
