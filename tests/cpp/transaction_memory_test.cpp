@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "attach/raw_span.h"
+#include "shb_sample.h"
 #include "transaction_support.h"
 
 namespace {
@@ -99,9 +99,12 @@ class TransactionMemory : public ::testing::Test {
 };
 
 TEST_F(TransactionMemory, OpeningAFile) {
+  std::vector<Bytes> files{sample(), pack(), build_adapter(derived_input())};
   for (const auto& [name, adapter] : weights_.adapters()) {
-    const Bytes bytes = build_adapter(adapter.input);
-    const test::TemporaryFile disk(bytes, name + ".shb");
+    files.push_back(build_adapter(adapter.input));
+  }
+  for (const Bytes& bytes : files) {
+    const test::TemporaryFile disk(bytes, "x.shb");
     EXPECT_GE(fail_every_allocation(
                   "open", [&] { return AdapterFile::open(disk.path()).error(); }, [] {}),
               1);
@@ -232,7 +235,7 @@ Ordinary ordinary_allocations(uint32_t entry_count) {
   for (const Bytes& bytes : files) {
     Result<std::shared_ptr<const AdapterFile>> file =
         AdapterFile::from_bytes(bytes.data(), bytes.size(), "x");
-    is_ok = is_ok && file.ok() && program.add_adapter(file.value(), {}).ok();
+    is_ok = is_ok && file.ok() && program.add_adapter(adapter_of(file.value(), 0), {}).ok();
   }
   for (const std::vector<Member>& members :
        {std::vector<Member>{{"a", 1}}, {{"b", 0.5F}}, {{"a", 1}, {"b", 1}}, {{"b", 1}}, {}}) {

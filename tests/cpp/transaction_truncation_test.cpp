@@ -102,6 +102,65 @@ TEST_F(TransactionTruncation, AfterTheBaseWasCompared) {
   expect_recovery();
 }
 
+TEST_F(TransactionTruncation, PagesAreCopiedBeforeTheFirstStoreAndOnlyOnce) {
+  void* probe =
+      mmap(nullptr, page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const bool is_offered = madvise(probe, page_bytes(), 23 /* MADV_POPULATE_WRITE */) == 0;
+  munmap(probe, page_bytes());
+  if (!is_offered) GTEST_SKIP() << "this kernel copies pages when they are stored to";
+  constexpr size_t kBytes = kTensorCount * kTensorPages;
+  const auto copied_pages = [&] {
+    return test::residency(attached_.data(0), kBytes * page_bytes()).copied_kib * 1024 /
+           page_bytes();
+  };
+  uint64_t copied_before_stores = 0;
+  attached_.region->after_prepare = [&](const uint8_t* data) {
+    if (data == attached_.data(kTensorCount - 1)) copied_before_stores = copied_pages();
+  };
+  for (int round = 0; round < 2; ++round) {
+    ASSERT_EQ(copied_pages(), 0U);
+    const Result<SwitchReport> result = attached_.program.switch_to({{"a", 1}});
+    ASSERT_TRUE(result.ok());
+    EXPECT_GE(copied_before_stores, kBytes - 3) << "nearly every page has an entry";
+    EXPECT_EQ(copied_pages(), copied_before_stores);
+    ASSERT_TRUE(attached_.program.hard_revert().ok()) << "and then it begins again";
+  }
+  // Pages that are known to be private are not asked for, so that nobody finds the file cut here.
+  ASSERT_TRUE(attached_.program.switch_to({{"a", 1}}).ok());
+  attached_.region->before_prepare = [&](const uint8_t* data) {
+    if (data == attached_.data(0)) truncate_half();
+  };
+  const Error error = attached_.program.switch_to({}).error();
+  EXPECT_NE(error.message.find("went away while it was used"), std::string::npos) << error.message;
+}
+
+TEST_F(TransactionTruncation, WhileAMaskOfLargestWeightsIsDerived) {
+  LiveTensor w1 = weights_.model().tensors[1];
+  std::vector<uint32_t> order(w1.numel());
+  for (uint32_t i = 0; i < order.size(); ++i) order[i] = i;
+  const auto magnitude = [&](uint32_t i) {
+    return std::fabs(widen(w1.dtype, &w1.pristine[i * 4]));
+  };
+  std::stable_sort(order.begin(), order.end(),
+                   [&](uint32_t a, uint32_t b) { return magnitude(a) > magnitude(b); });
+  order.resize(100);
+  std::sort(order.begin(), order.end());
+  AdapterInput input = simple_adapter("largest", w1, order, std::vector<float>(100, 1)).input;
+  input.tensors[0].codec = IndexCodec::top_magnitude;
+  input.tensors[0].coded = EncodedIndex{{}, 1};
+  const TestAdapter adapter = seal(input);
+  attached_.region->after_check = [&](const uint8_t*) { truncate_half(); };
+  const Error error = attached_.program.add_adapter(adapter.source, {}).error();
+  EXPECT_EQ(error.status, Status::DETACHED) << error.message;
+  EXPECT_EQ(error.tensor, "w1");
+  expect_only_file_mapped();
+  expect_recovery();
+  ASSERT_TRUE(attached_.program.add_adapter(adapter.source, {}).ok());
+  ASSERT_TRUE(attached_.program.switch_to({{"largest", 1}}).ok());
+  EXPECT_EQ(attached_.live()[0], weights_.expected({})[0]);
+  EXPECT_NE(attached_.live()[1], weights_.expected({})[1]);
+}
+
 TEST_F(TransactionTruncation, APageThatLostItsEndIsFoundLater) {
   // The kernel fills the last page of the file with zeros, and a private copy keeps them.
   attached_.region->before_prepare = [&](const uint8_t* data) {
