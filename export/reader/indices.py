@@ -254,7 +254,7 @@ def _decode_struct(common: _Common, stream: bytes) -> StructMask:
     mask = StructMask(*common, parts=parts, columns=columns, period=period, phase=phase)
     if columns == 0 or mask.element_count % columns:
         raise _BadUnit(0, f"{columns} columns do not divide {mask.element_count} elements")
-    if phase >= period or (parts == 4 and (period, phase) != (1, 0)):
+    if phase >= period or (parts == 4 and period != 1):
         raise _BadUnit(0, f"period {period} and phase {phase} do not fit")
     if mask.count() != mask.nnz:
         raise _BadUnit(0, f"the rule gives {mask.count()} entries instead of {mask.nnz}")
