@@ -3,7 +3,7 @@
 //
 //   open_speed [--json] [--repeats N] FILE...
 //
-// For each file, medians over N (at least 9, 15 by default) repeats after two that warm the page
+// For each file, medians over N (at least 9, 15 by default) repeats after some that warm the page
 // cache: `open` is AdapterFile::open(), that is reading the file, every check, and decoding to the
 // lists in memory; `index` is decoding the index streams alone. Both pay for fresh memory every
 // time, as the first file of a process does: malloc() is told to give large blocks back. `plan` is

@@ -169,7 +169,7 @@ Threshold find_threshold(const uint8_t* base, uint64_t element_count, uint64_t w
       }
     }
     uint32_t digit = digit_mask;
-    for (; histogram[digit] < threshold.tie_count; --digit) {
+    for (; digit > 0 && histogram[digit] < threshold.tie_count; --digit) {
       threshold.tie_count -= histogram[digit];
     }
     threshold.magnitude |= digit << shift;

@@ -262,6 +262,29 @@ TEST(IndexCodec, LongStreamsWithOneFault) {
   }
 }
 
+/// Streams with more ends of units than there are units, up to the last byte: whoever counts them
+/// too late writes behind the list.
+TEST(IndexCodec, MoreUnitsInTheStreamThanDeclared) {
+  for (const Coding& coding : {Coding{IndexCodec::gaps8}, Coding{IndexCodec::gaps16},
+                               Coding{IndexCodec::rice, 0}, Coding{IndexCodec::rice, 3}}) {
+    SCOPED_TRACE(name_of(coding));
+    for (uint32_t unit_count = 1; unit_count <= 200; ++unit_count) {
+      EncodedIndex encoded;
+      encoded.unit_count = unit_count;
+      if (coding.codec == IndexCodec::rice) {
+        encoded.stream.resize((unit_count * coding.rice_bits + 7) / 8);
+        encoded.stream.insert(encoded.stream.end(), unit_count / 8 + 40, 0xFF);
+      } else {
+        encoded.stream.resize(2 * unit_count + 40);
+      }
+      const auto stream =
+          index_stream(coding.codec, encoded, unit_count, kMaxElements, 1, coding.rice_bits);
+      ASSERT_TRUE(agrees(stream)) << unit_count;
+      ASSERT_FALSE(decode(stream).ok());
+    }
+  }
+}
+
 TEST(IndexCodec, ReachesTheLastElementOfTheLargestTensor) {
   const uint32_t last = static_cast<uint32_t>(kMaxElements - 1);
   for (const Coding& coding : kCodings) {
@@ -407,6 +430,22 @@ const Malformed kMalformed[] = {
     {"gap without its last digit", kG8, {0, 255}, 2, 2, 1000, 1, "ends after 1 of 2"},
     {"gap without its last digits", kG8, {0, 255, 255}, 2, 2, 1000, 1, "ends after 1 of 2"},
     {"gap missing after a long one", kG8, {255, 0}, 2, 2, 1000, 2, "ends after 1 of 2"},
+    {"gap cut short over eight digits",
+     kG8,
+     {0, 0, 0, 0, 0, 0, 0, 255, 255},
+     8,
+     8,
+     100000,
+     7,
+     "ends after 7 of 8"},
+    {"long gap over eight digits behind the end",
+     kG8,
+     {0, 0, 0, 0, 0, 0, 255, 255, 9},
+     7,
+     7,
+     520,
+     6,
+     "leaves the tensor"},
     {"stream too long", kG8, {0, 0, 0, 0}, 3, 3, 10, 3, "has 1 bytes behind"},
     {"half a digit", kG16, {0xFF, 0xFF, 0, 0, 0}, 2, 2, 100000, 4, "ends after 1 of 2"},
     {"half a digit too many", kG16, {0, 0, 0}, 1, 1, 10, 2, "has 1 bytes behind"},
