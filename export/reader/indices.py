@@ -142,9 +142,9 @@ def _decode_rice(row: IndexRow, stream: bytes) -> NDArray[np.uint32]:
     ones = np.flatnonzero(high)
     if ones.size == row.unit_count and int(ones[-1]) // 8 == high.size // 8 - 1:
         quotients = np.diff(ones, prepend=-1) - 1
-        # Below 2^32 zero bits per gap times 2^31 stays in range; a stream has fewer bits than that.
-        gaps = (quotients.astype(np.uint64) << np.uint64(row.rice_bits)) + _low_parts(row, stream)
-        if int(gaps.max()) < row.element_count:
+        if int(quotients.max()) << row.rice_bits < row.element_count:  # so 64 bits are enough
+            gaps = quotients.astype(np.uint64) << np.uint64(row.rice_bits)
+            gaps += _low_parts(row, stream)
             blocks = np.cumsum(gaps) + np.arange(row.unit_count, dtype=np.uint64)
             if int(blocks[-1]) < row.block_count:
                 return blocks.astype(np.uint32)

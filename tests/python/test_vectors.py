@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("google_crc32c")
 pytest.importorskip("xxhash")
 
+import example
 import make_vectors
 import samples
 import shb_writer as shb
@@ -239,3 +240,21 @@ def test_good_streams_are_not_walked_unit_by_unit(monkeypatch: pytest.MonkeyPatc
         assert read_in_python(read_vector(entry["path"]), index_sources=sources).status == "OK"
     with pytest.raises(AssertionError, match="slow pass"):
         reader.read(read_vector("bad/gaps8_leaves.shb"))
+
+
+def test_the_example_of_the_specification_is_current() -> None:
+    page = example.PAGE.read_text("utf-8")
+    assert page == example.updated(page), "run `python tests/vectors/example.py`"
+
+
+def test_the_example_explains_every_byte() -> None:
+    data = read_vector("good/smallest.shb")
+    explained = 0
+    for line in example.explain(data):
+        if line[:5].strip():
+            assert int(line[:5]) == explained
+            shown = line[7:54].split("  ")[0].strip()
+            explained += int(shown[4:].split()[0]) if "times" in shown else len(shown.split())
+    assert explained == len(data)
+    with pytest.raises(ValueError, match="not explained"):
+        list(example.explain(data + b"\0"))
