@@ -192,8 +192,8 @@ Cursor decode_rice_quickly(const IndexStream& stream, uint32_t* out) {
   if (uint64_t{8} * high.size() > stream.unit_count + (limit >> low_width) + 7) return {};
   Cursor cursor;
   uint64_t low_sum = 0;  // of the units so far; cannot overflow: below 2^32 units of 31 bits
-  for (uint64_t byte = 0; stream.unit_count - cursor.unit >= 64 && high.contains(byte, 8) &&
-                          stream.bytes.contains((cursor.unit + 63) * low_width / 8, 8);
+  // Low parts are loaded as words, too: behind them are the 8 bytes of high parts at least.
+  for (uint64_t byte = 0; stream.unit_count - cursor.unit >= 64 && high.contains(byte, 8);
        byte += 8) {
     for (auto word = load<uint64_t>(high.data() + byte); word != 0; word &= word - 1) {
       const uint64_t bit = 8 * byte + static_cast<uint64_t>(__builtin_ctzll(word));
