@@ -17,6 +17,7 @@ SODIUM ?= AUTO
 PYTEST_WORKERS ?= 2
 # Sanitizers and fuzzing: seconds for each fuzz target, and the compiler.
 FUZZ_SECONDS ?= 60
+SMOKE_SECONDS ?= 15
 CLANG ?= clang
 # pip reads PIP_EXTRA_INDEX_URL from the environment or from make's command line by itself. Without
 # it pip takes PyTorch's default build, on Linux the one with CUDA; set it to PyTorch's CPU index.
@@ -158,10 +159,10 @@ test-slow: setup
 # --- Sanitizers and fuzzing: one build with clang for the address and undefined-behaviour
 # sanitizers, which the C++ tests and the fuzz targets share, and one for the thread sanitizer with
 # the system's compiler, beside whose runtime tests may have allocation functions of their own.
-SANITIZER_STEPS := test-address test-thread
-FUZZ_TARGETS := fuzz_open fuzz_apply fuzz_index fuzz_values fuzz_pte fuzz_ptd
+SANITIZER_STEPS := test-address test-thread fuzz-smoke fuzz-selftest
+FUZZ_TARGETS := fuzz_open fuzz_apply fuzz_index fuzz_values fuzz_pte fuzz_ptd differential
 SANITIZER_BUILD = cmake -S . -G Ninja -DCMAKE_BUILD_TYPE=None -DCMAKE_C_FLAGS=-O1 \
-  -DCMAKE_CXX_FLAGS=-O1 -DSHIRA_BUILD_TESTS=ON
+  -DCMAKE_CXX_FLAGS=-O1 -DSHIRA_BUILD_TESTS=ON -DSHIRA_WITH_SODIUM=$(SODIUM)
 
 build/cpp-address/build.ninja: | setup
 	@command -v $(CLANG) >/dev/null || { echo "$(CLANG) is missing, see .ci/system-packages"; exit 1; }
@@ -172,7 +173,7 @@ build/cpp-thread/build.ninja: | setup
 	@$(SANITIZER_BUILD) -B build/cpp-thread -DSHIRA_SANITIZE=thread
 
 .PHONY: test-sanitizers test-address test-thread
-test-sanitizers: setup ## the C++ tests under the address, undefined-behaviour and thread sanitizers
+test-sanitizers: setup ## the C++ tests under three sanitizers, and a short run of the fuzz targets
 	$(call run_steps,$(SANITIZER_STEPS))
 
 test-address test-thread: test-%: build/cpp-%/build.ninja
@@ -180,7 +181,7 @@ test-address test-thread: test-%: build/cpp-%/build.ninja
 	@ctest --test-dir build/cpp-$* -j $(JOBS) --output-on-failure --no-tests=error --progress
 
 FUZZ = $(VENV)/bin/python tests/fuzz/run.py --programs build/cpp-address/tests/fuzz
-.PHONY: fuzz fuzz-smoke fuzz-corpus fuzz-build
+.PHONY: fuzz fuzz-smoke fuzz-corpus fuzz-selftest fuzz-build
 fuzz-build: build/cpp-address/build.ninja
 	@cmake --build build/cpp-address -j $(JOBS) --target fuzz_targets
 
@@ -188,10 +189,15 @@ fuzz: fuzz-build ## fuzz each target for FUZZ_SECONDS; writes build/fuzz
 	@$(FUZZ) --seconds $(FUZZ_SECONDS) --jobs $(JOBS) $(FUZZ_TARGETS)
 
 fuzz-smoke: fuzz-build ## run the kept fuzz inputs, and some seconds of fuzzing
-	@$(FUZZ) --seconds 10 --jobs $(JOBS) $(FUZZ_TARGETS)
+	@$(FUZZ) --seconds $(SMOKE_SECONDS) --jobs $(JOBS) $(FUZZ_TARGETS)
 
 fuzz-corpus: fuzz-build ## fuzz, and keep the smallest set of inputs that covers as much
 	@$(FUZZ) --seconds $(FUZZ_SECONDS) --jobs $(JOBS) --keep $(FUZZ_TARGETS)
+
+fuzz-selftest: fuzz-build build/cpp-thread/build.ninja ## plant bugs; each has to be found
+	@cmake --build build/cpp-thread -j $(JOBS) --target program_threads_test
+	@$(VENV)/bin/python tests/fuzz/planted.py --jobs $(JOBS) \
+	  --address build/cpp-address --thread build/cpp-thread
 
 .PHONY: lint
 lint: setup ## every linter and type checker

@@ -18,7 +18,7 @@ namespace shira::fuzz {
 /// that no index of 32 bits can get past it.
 class Arena {
  public:
-  static constexpr size_t kSizeBytes = size_t{1} << 20;
+  static constexpr size_t kSizeBytes = size_t{1} << 15;
 
   Arena() {
     void* memory = mmap(nullptr, 2 * kGuardBytes + kSizeBytes, PROT_NONE,

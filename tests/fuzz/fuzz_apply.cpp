@@ -12,8 +12,8 @@
 #include "check.h"
 #include "format/adapter_file.h"
 #include "format/layout.h"
-#include "index_encoder.h"
 #include "runtime/program.h"
+#include "shb_builder.h"
 #include "shb_parts.h"
 
 namespace shira::fuzz {
@@ -102,11 +102,37 @@ Bytes forge_fingerprints(const uint8_t* data, size_t size_bytes, const Weights& 
   return put_together(std::move(*parts));
 }
 
+/// An adapter of deltas for the same weights, at other positions and some of the same.
+std::shared_ptr<const Adapter> companion(Weights* weights) {
+  testing::AdapterInput input;
+  input.bound = false;
+  for (size_t t = 0; t < weights->specs.size(); ++t) {
+    testing::TensorInput tensor;
+    tensor.name = weights->specs[t].name;
+    tensor.dtype = weights->specs[t].dtype;
+    tensor.dims = weights->specs[t].dims;
+    tensor.kind = ValueKind::delta;
+    Bytes& is_touched = weights->is_touched[t];
+    const size_t step = is_touched.size() / 64 + 1;
+    for (size_t i = 0; i < is_touched.size(); i += step) {
+      tensor.index.push_back(static_cast<uint32_t>(i));
+      is_touched[i] = 1;
+    }
+    tensor.set_values(std::vector<float>(tensor.index.size(), 0.25F));
+    input.tensors.push_back(std::move(tensor));
+  }
+  const Bytes bytes = testing::build_adapter(input);
+  const auto file = AdapterFile::from_bytes(bytes.data(), bytes.size(), "companion.shb");
+  FUZZ_CHECK(file.ok());
+  return adapter_of(file.value(), 0);
+}
+
 std::vector<Member> choose_members(std::minstd_rand& choices) {
   static constexpr float kScales[] = {1.0F, 1.0F, 1.0F, 0.5F, -1.0F, 0.0F, 2.0F, -0.3F, 1e30F};
   std::vector<Member> members;
-  if (choices() % 4 != 0) members.push_back({"first", kScales[choices() % 9]});
-  if (choices() % 2 != 0) members.push_back({"second", kScales[choices() % 9]});
+  for (const char* name : {"first", "second", "companion"}) {
+    if (choices() % 2 != 0) members.push_back({name, kScales[choices() % 9]});
+  }
   return members;
 }
 
@@ -175,6 +201,8 @@ void apply(const uint8_t* data, size_t size_bytes, Arena& arena) {
     options.name = name;
     FUZZ_CHECK(program.add_adapter(adapter_of(fitting.value(), number), options).ok());
   }
+  options.name = "companion";
+  FUZZ_CHECK(program.add_adapter(companion(&weights), options).ok());
   switch_about(program, weights, choices);
 }
 

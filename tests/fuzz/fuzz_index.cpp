@@ -135,7 +135,10 @@ void check_round_trip(const IndexStream& stream) {
   std::vector<uint32_t> index;
   uint64_t next = 0;
   for (size_t i = 0; i + 1 < stream.bytes.size() && index.size() + unit <= kMaxEntryCount; i += 2) {
-    next += stream.bytes.u8(i) % 8 == 7 ? uint64_t{stream.bytes.u16(i)} : stream.bytes.u8(i);
+    uint64_t gap = stream.bytes.u8(i) % 8 == 7 ? stream.bytes.u16(i) : stream.bytes.u8(i);
+    // Each quotient of a Rice code takes as many bits.
+    if (stream.codec == IndexCodec::rice) gap %= uint64_t{64} << stream.rice_bits;
+    next += gap;
     for (uint32_t k = 0; k < unit; ++k) index.push_back(static_cast<uint32_t>(next * unit + k));
     ++next;
   }
