@@ -16,7 +16,9 @@ from shb_reader import adapter_values, parse_shb, read_shb
 from shira_runtime.export import ExportError, export_adapter
 from shira_runtime.export.build import AdapterTensor, build_adapter
 from shira_runtime.export.cut import cut_adapter
+from shira_runtime.export.derive import topk_positions
 from shira_runtime.export.reader import read
+from shira_runtime.export.seeded import stratified_blocks
 from shira_runtime.export.tiers import parse_shares
 
 SHAPE = (24, 40)  # r = 2 gives 128 entries
@@ -223,9 +225,6 @@ def test_other_positions_are_refused(tmp_path: Path, source: Path, base: Path) -
 
 @pytest.mark.parametrize("rule", ["struct", "random", "topk"])
 def test_rules_are_shared_between_files(tmp_path: Path, rule: str) -> None:
-    from shira_runtime.export.derive import topk_positions
-    from shira_runtime.export.seeded import stratified_blocks
-
     weight = weights(SHAPE)
     positions = {
         "struct": np.arange(3 * 40, 3 * 40 + 40).tolist() + np.arange(17 * 40, 18 * 40).tolist(),
@@ -249,3 +248,18 @@ def test_rules_are_shared_between_files(tmp_path: Path, rule: str) -> None:
     assert found.adapters[0].tensors[NAMES[0]].parts[0].fingerprint == (
         xxhash.xxh3_128_digest(touched)
     )
+
+
+def test_a_rule_for_other_positions_is_refused(tmp_path: Path) -> None:
+    weight = weights(SHAPE)
+    base = write_safetensors(tmp_path / "b.safetensors", {NAMES[0]: weight})
+    largest = topk_positions(weight.reshape(-1), 128)
+    others = np.setdiff1d(np.arange(weight.size), largest)[:128]
+    for name, positions in (("a", largest), ("b", others)):
+        coordinates = np.stack(np.unravel_index(positions, SHAPE)).astype(np.int32)
+        tensors = peft_tensors(coordinates, np.ones(128, np.float32), MODULES[0])
+        write_peft(tmp_path / name, tensors, r=2)
+    other = tmp_path / "a.shb"
+    export_adapter(tmp_path / "a", other, base=base, index="topk")
+    with pytest.raises(ExportError, match=r"a\.shb: tensor .* has other positions there"):
+        export_adapter(tmp_path / "b", tmp_path / "b.shb", base=base, index_from=other)
