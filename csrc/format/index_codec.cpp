@@ -31,8 +31,10 @@ Error outside(uint64_t offset, const IndexStream& stream, uint64_t unit) {
                                std::to_string(stream.element_count) + " elements");
 }
 
-/// The stream decodes to single entries, not to runs.
-bool is_entries(const IndexStream& stream) { return stream.block_length == 1; }
+/// The stream decodes to single entries, not to runs, where those would take more memory.
+bool is_entries(const IndexStream& stream) {
+  return stream.entry_count * sizeof(uint32_t) < stream.unit_count * sizeof(Run);
+}
 
 /// Whole blocks in the tensor: the last, shorter piece cannot be addressed.
 uint64_t block_limit(const IndexStream& stream) {
@@ -262,9 +264,39 @@ const char* read_leb128(const ByteReader& bytes, uint64_t* offset, uint32_t* num
   return "a LEB128 number has more than 5 bytes";
 }
 
+/// Keeps the runs of a stream as what they were said to be: runs or entries.
+class RunKeeper {
+ public:
+  static Result<RunKeeper> make(const IndexStream& stream, ArrayPool* pool) {
+    RunKeeper keeper;
+    if (is_entries(stream)) {
+      SHIRA_ASSIGN(keeper.list_.entries, pool->take<uint32_t>(stream.entry_count));
+    } else {
+      SHIRA_ASSIGN(keeper.list_.runs, pool->take<Run>(stream.unit_count));
+    }
+    return keeper;
+  }
+
+  void keep(uint64_t unit, uint64_t start, uint64_t length) {
+    if (list_.entries.empty()) {
+      list_.runs[unit] = {static_cast<uint32_t>(start), static_cast<uint32_t>(length)};
+    } else if (list_.entry_count + length <= list_.entries.size()) {  // else refused in the end
+      for (uint64_t i = 0; i < length; ++i) {
+        list_.entries[list_.entry_count + i] = static_cast<uint32_t>(start + i);
+      }
+    }
+    list_.entry_count += length;
+  }
+
+  uint64_t entry_count() const { return list_.entry_count; }
+  IndexList take() { return std::move(list_); }
+
+ private:
+  IndexList list_;
+};
+
 Result<IndexList> decode_runs(const IndexStream& stream, ArrayPool* pool) {
-  IndexList list;
-  SHIRA_ASSIGN(list.runs, pool->take<Run>(stream.unit_count));
+  SHIRA_ASSIGN(RunKeeper keeper, RunKeeper::make(stream, pool));
   uint64_t offset = 0;
   uint64_t end = 0;  // of the run before
   for (uint64_t unit = 0; unit < stream.unit_count; ++unit) {
@@ -285,16 +317,15 @@ Result<IndexList> decode_runs(const IndexStream& stream, ArrayPool* pool) {
     if (!range_fits(start, length, stream.element_count)) {
       return outside(unit_offset, stream, unit);
     }
-    list.runs[unit] = {static_cast<uint32_t>(start), static_cast<uint32_t>(length)};
-    list.entry_count += length;
+    keeper.keep(unit, start, length);
     end = start + length;
   }
   if (offset != stream.bytes.size()) return too_long(offset, stream);
-  if (list.entry_count != stream.entry_count) {
-    return bad_index(0, "the runs have " + std::to_string(list.entry_count) +
+  if (keeper.entry_count() != stream.entry_count) {
+    return bad_index(0, "the runs have " + std::to_string(keeper.entry_count()) +
                             " entries together, but nnz is " + std::to_string(stream.entry_count));
   }
-  return list;
+  return keeper.take();
 }
 
 }  // namespace
@@ -349,7 +380,7 @@ Result<IndexList> decode_index(const IndexStream& stream) {
 }
 
 uint64_t decoded_index_bytes(const IndexStream& stream) {
-  return is_entries(stream) ? ArrayPool::bytes_of<uint32_t>(stream.unit_count)
+  return is_entries(stream) ? ArrayPool::bytes_of<uint32_t>(stream.entry_count)
                             : ArrayPool::bytes_of<Run>(stream.unit_count);
 }
 

@@ -42,9 +42,10 @@ uint64_t least_index_bytes(const IndexStream& stream);
 
 /// Decodes and proves: strictly increasing, inside the tensor, the stream used to its last byte.
 /// Blocks of length 1 give entries; longer blocks and runs give runs, of which touching ones become
-/// one. BAD_INDEX with the offset in the stream, OUT_OF_MEMORY. REQUIRES: the codec is not derived,
-/// and the row of the index table was checked (counts agree, at least least_index_bytes()).
-/// The list's memory comes from `pool`.
+/// one. Runs that are shorter than 2 on average give entries, too: they take less memory. BAD_INDEX
+/// with the offset in the stream, OUT_OF_MEMORY. REQUIRES: the codec is not derived, and the row of
+/// the index table was checked (counts agree, at least least_index_bytes()). The list's memory
+/// comes from `pool`.
 Result<IndexList> decode_index(const IndexStream& stream, ArrayPool* pool);
 
 /// The same with a list that has its own memory.

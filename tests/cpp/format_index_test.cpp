@@ -75,7 +75,7 @@ Result<IndexList> decode(IndexStream stream) {
   if (list.value().entry_count != stream.entry_count) {
     return ::testing::AssertionFailure() << "entry_count " << list.value().entry_count;
   }
-  const bool entries = stream.codec != IndexCodec::runs && stream.block_length == 1;
+  const bool entries = stream.entry_count < 2 * stream.unit_count;
   if (list.value().is_runs() == entries || list.value().entries.empty() == entries) {
     return ::testing::AssertionFailure() << "the wrong one of the two lists is filled";
   }
