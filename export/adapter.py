@@ -96,7 +96,7 @@ def export_adapter(
     """
     source, output = Path(source), Path(output)
     base_path = None if base is None else Path(base)
-    _check_choices(dtype, values, index, scale, base is not None)
+    _check_choices(dtype, values, index, index_from is not None, scale, base is not None)
     _check_codings(group, tiers, budget_bytes, values)
     check_output(output, force)
     coding = CodingSettings(
@@ -162,7 +162,12 @@ def _seed(mask_seed: int | None, config: Mapping[str, Any]) -> int | None:
 
 
 def _check_choices(
-    dtype: str | None, values: str | None, index: str, scale: float, is_bound: bool
+    dtype: str | None,
+    values: str | None,
+    index: str,
+    has_index_source: bool,
+    scale: float,
+    is_bound: bool,
 ) -> None:
     for option, choice, allowed in (
         ("dtype", dtype, tuple(FLOAT_TYPES)),
@@ -173,6 +178,8 @@ def _check_choices(
             raise ValueError(f"{option} is {choice!r}, expected one of {', '.join(allowed)}")
     if not math.isfinite(scale):
         raise ValueError(f"scale is {scale}, expected a finite number")
+    if index != "auto" and has_index_source:
+        raise ValueError("positions of another file keep their coding: index cannot be given too")
     if values == "target" and not is_bound:
         raise ValueError("values target needs a base: finished weights are base plus delta")
 

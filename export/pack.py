@@ -124,6 +124,6 @@ def _renumber(
 def _check_rules(index: Sequence[IndexTable]) -> None:
     if len(index) > 1 and any(s.codec in DERIVED_CODECS for table in index for s in table.streams):
         raise ExportError(
-            "a file of several tiers holds no derived masks, which one of the adapters has; export"
-            " it with --index auto --tiers 1, or with an explicit index codec"
+            "a file of several tiers holds no derived masks, which one of the adapters has: export"
+            " that one with an explicit coding, such as --index rice"
         )

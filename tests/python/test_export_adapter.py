@@ -625,6 +625,7 @@ def test_options_without_meaning_are_refused(tmp_path: Path, adapter: Path) -> N
         ({"scale": float("nan")}, "scale is nan"),
         ({"group": 32}, "group is 32, expected a multiple of 8"),
         ({"group": 100}, "group is 100"),
+        ({"index": "rice", "index_from": "x.shb"}, "index cannot be given too"),
         ({"tiers": (0.5,)}, "ascending shares"),
         ({"tiers": (0.5, 0.5, 1)}, "ascending shares"),
         ({"tiers": (0, 1)}, "ascending shares"),
