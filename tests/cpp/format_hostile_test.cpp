@@ -1,6 +1,7 @@
 // The .shb reader under attack: the catalogue of hostile files, damage anywhere, and what a file
 // may make the reader allocate. SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <atomic>
 #include <cstdint>
@@ -16,15 +17,25 @@
 #include "shb_hostile.h"
 #include "shb_sample.h"
 
-// --- every allocation of this program is counted, to bound what a hostile file can make the reader
+// --- every allocation of this program is counted, to bound what a file can make the reader
 // allocate
 
 namespace {
-std::atomic<uint64_t> allocated_bytes{0};
+std::atomic<uint64_t> allocated_bytes{0};  // ever
+std::atomic<uint64_t> live_bytes{0};
+std::atomic<uint64_t> peak_bytes{0};
 
 void* counted_allocation(size_t size_bytes) {
+  void* memory = std::malloc(size_bytes == 0 ? 1 : size_bytes);
   allocated_bytes += size_bytes;
-  return std::malloc(size_bytes == 0 ? 1 : size_bytes);
+  live_bytes += malloc_usable_size(memory);
+  if (live_bytes > peak_bytes) peak_bytes = live_bytes.load();
+  return memory;
+}
+
+void counted_release(void* memory) {
+  if (memory != nullptr) live_bytes -= malloc_usable_size(memory);
+  std::free(memory);
 }
 }  // namespace
 
@@ -36,10 +47,10 @@ void* operator new(size_t size_bytes, const std::nothrow_t&) noexcept {
 void* operator new[](size_t size_bytes, const std::nothrow_t&) noexcept {
   return counted_allocation(size_bytes);
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
+void operator delete(void* memory) noexcept { counted_release(memory); }
+void operator delete[](void* memory) noexcept { counted_release(memory); }
+void operator delete(void* memory, size_t) noexcept { counted_release(memory); }
+void operator delete[](void* memory, size_t) noexcept { counted_release(memory); }
 
 namespace shira::testing {
 namespace {
@@ -232,6 +243,59 @@ TEST(Damage, ResealedMutationsAreRefusedOrSafe) {
     if (HasFatalFailure()) return;
   }
   EXPECT_GT(accepted_count, 100) << "the premise: some mutations are harmless";
+}
+
+// --- memory
+
+/// The most that opening holds at a time, besides the bytes of the file.
+uint64_t peak_of_opening(const Bytes& file, uint32_t tier_count = 0) {
+  OpenOptions options;
+  options.tier_count = tier_count;
+  const uint64_t before = live_bytes;
+  peak_bytes = before;
+  const auto opened = read(file, options);
+  EXPECT_TRUE(opened.ok()) << opened.error().message;
+  return peak_bytes - before - file.size();
+}
+
+TEST(Memory, IsBoundedByTheNumberOfEntries) {
+  constexpr uint32_t kCount = 200000;
+  for (const IndexCodec codec :
+       {IndexCodec::gaps8, IndexCodec::gaps16, IndexCodec::rice, IndexCodec::runs}) {
+    for (const uint32_t step : {1U, 2U, 3U}) {  // one run, or nothing but runs of one
+      for (const ValueCodec values :
+           {ValueCodec::q8, ValueCodec::q4, ValueCodec::q2, ValueCodec::q1}) {
+        SCOPED_TRACE(std::string(index_codec_name(codec)) + " " + value_codec_name(values));
+        AdapterInput input;
+        input.tensors = {
+            scaled_tensor("w", Dtype::f16, {3 * kCount}, codec, stride(0, step, kCount), values)};
+        EXPECT_LE(peak_of_opening(build_adapter(input)), 8 * kCount + 65536);
+      }
+    }
+  }
+}
+
+/// Tiers are merged tensor by tensor, and what was merged is let go.
+TEST(Memory, OfTiersIsThatOfOneTensorMore) {
+  constexpr uint32_t kCount = 20000;
+  constexpr uint32_t kTensorCount = 16;
+  FileInput input;
+  input.tier_count = 2;
+  input.adapters.resize(1);
+  for (uint32_t i = 0; i < kTensorCount; ++i) {
+    for (const uint32_t tier : {0U, 1U}) {
+      TensorInput row =
+          scaled_tensor("w" + std::to_string(i), Dtype::f16, {4 * kCount}, IndexCodec::gaps8,
+                        stride(2 * tier, 4, kCount), ValueCodec::q4);
+      row.tier = static_cast<uint8_t>(tier);
+      row.shares_index = false;
+      input.adapters[0].tensors.push_back(row);
+    }
+  }
+  const uint64_t entry_count = uint64_t{2} * kCount * kTensorCount;
+  EXPECT_LE(peak_of_opening(build_file(input)),
+            8 * entry_count + 8 * entry_count / kTensorCount + 65536);
+  EXPECT_LE(peak_of_opening(build_file(input), 1), 8 * entry_count / 2 + 65536);
 }
 
 }  // namespace

@@ -7,9 +7,7 @@
 
 #include <cerrno>
 #include <cstdint>
-#include <cstdlib>
 #include <fstream>
-#include <new>
 #include <string>
 
 #include "format/adapter_file.h"
@@ -50,15 +48,6 @@ extern "C" ssize_t pread(int file, void* out, size_t size_bytes, off_t offset_by
   }
   return syscall(SYS_pread64, file, out, size_bytes, offset_bytes);
 }
-
-// The arrays of the reader: a request that only a hostile file makes fails, whatever the system
-// would promise.
-void* operator new[](size_t size_bytes, const std::nothrow_t&) noexcept {
-  return size_bytes > size_t{1} << 36 ? nullptr : std::malloc(size_bytes == 0 ? 1 : size_bytes);
-}
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
-void* operator new[](size_t size_bytes) { return std::malloc(size_bytes == 0 ? 1 : size_bytes); }
 
 namespace shira::testing {
 namespace {
