@@ -31,7 +31,7 @@ constexpr uint64_t kMax64 = std::numeric_limits<uint64_t>::max();
 
 test::Program small_program() {
   test::Program program;
-  program.methods = {{{"fc.weight", kF32, {3, 8}, {}, 1}, {"fc.bias", kF16, {8}, {}, 2}}};
+  program.methods = {{{"fc.weight", kF32, {3, 4, 2}, {}, 1}, {"fc.bias", kF16, {8}, {}, 2}}};
   program.offsets = {0, 0, 128};
   program.constant_bytes = 144;
   return program;
@@ -315,6 +315,7 @@ const std::vector<Case>& catalogue() {
        [](V* v) {
          v->put<int32_t>(v->child(v->tensor(), 2) + 4, 1 << 30);
          v->put<int32_t>(v->child(v->tensor(), 2) + 8, 1 << 30);
+         v->put<int32_t>(v->child(v->tensor(), 2) + 12, 4);
        }},
       {"a rank of 1 with two dimensions in the order", kPtd, kRefused,
        [](V* v) { v->put<uint32_t>(v->child(v->layout(), 1), 1); }},

@@ -131,6 +131,30 @@ TEST_P(TransactionTensor, AForeignStoreAtATouchedPosition) {
   EXPECT_EQ(attached_.live(), weights_.expected({{"c", 1}}));
 }
 
+TEST_P(TransactionTensor, AFailedSwitchRemembersNothingOfTheBase) {
+  AdapterInput input = weights_.adapters().at("c").input;
+  input.name = "unbound";
+  input.bound = false;
+  const TestAdapter adapter = seal(input);
+  AddOptions options;
+  options.allow_unverified_base = true;
+  ASSERT_TRUE(attached_.program.add_adapter(adapter.source, options).ok());
+  ASSERT_TRUE(switch_error({}).ok());
+  before_ = attached_.program.state();
+  live_ = attached_.live();
+  attached_.region->refused_step = "prepare_stores";
+  attached_.region->refused_data = attached_.data(kTensorCount - 1);
+  expect_refused(switch_error({{"unbound", 1}}), Status::DETACHED, kTensorCount - 1);
+  attached_.region->refused_data = nullptr;
+  // Another base by now, which an adapter without fingerprints takes as it is.
+  attached_.data(0)[size_t{input.tensors[0].index[0]} * sizeof(float)] ^= 1;
+  const std::vector<Bytes> base = attached_.live();
+  const Error error = switch_error({{"unbound", 1}});
+  ASSERT_TRUE(error.ok()) << error.message;
+  ASSERT_TRUE(switch_error({}).ok());
+  EXPECT_EQ(attached_.live(), base);
+}
+
 INSTANTIATE_TEST_SUITE_P(FromEveryState, TransactionTensor,
                          ::testing::Values(Start{{}, 1}, Start{{{"a", 1}, {"b", 0.5F}}, 1},
                                            Start{{{"a", 1}}, 3}));
