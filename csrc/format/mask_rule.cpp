@@ -56,7 +56,7 @@ void walk_structured(const MaskRule& rule, Append append) {
       append(begin, columns);
       continue;
     }
-    uint64_t diagonal = has_diagonal && row < columns ? row : columns;  // columns: none is left
+    uint64_t diagonal = has_diagonal ? row : columns;  // from `columns` on none is left
     for (uint64_t column = has_columns ? rule.phase : columns; column < columns;
          column += rule.period) {
       if (diagonal < column) {
