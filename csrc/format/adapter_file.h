@@ -123,7 +123,7 @@ class AdapterFile {
   uint32_t tier_count() const { return tier_count_; }                 // in the file
   uint32_t opened_tier_count() const { return opened_tier_count_; }   // available here
   const std::optional<PublicKey>& signer() const { return signer_; }  // as the file says
-  /// The INDEX sections of the file itself, which others may refer to.
+  /// The file's own INDEX sections of the opened tiers, which other files may refer to.
   const std::vector<std::shared_ptr<const IndexTable>>& index_tables() const {
     return index_tables_;
   }

@@ -178,15 +178,11 @@ Result<void> check_agreement(const ParsedFile& file) {
 
 namespace {
 
-/// The error of a codec in terms of the file: `offset_bytes` counts from the stream, and the stream
-/// of a reference is in another file.
+/// The error of a codec, whose offset counts from the stream, in terms of the file. The stream of a
+/// reference was checked in its own file, so that only memory can fail it.
 Error place_error(const ParsedFile& file, uint32_t tier, uint32_t number, Error error) {
-  const SectionInfo& section = file.sections[layout::index_section(tier)];
   if (error.offset_bytes != kNoOffset) {
-    error.offset_bytes =
-        section.kind == layout::kIndexReference
-            ? section.offset_bytes
-            : error.offset_bytes + file.tiers[tier].table->rows[number].stream_offset;
+    error.offset_bytes += file.tiers[tier].table->rows[number].stream_offset;
   }
   for (size_t i = 0; i < file.rows.size() && error.tensor.empty(); ++i) {
     const TensorRow& row = file.rows[i];

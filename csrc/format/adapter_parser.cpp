@@ -7,48 +7,10 @@
 #include <utility>
 
 #include "format/adapter_digests.h"
+#include "format/adapter_values.h"
 #include "format/message.h"
 
 namespace shira {
-namespace {
-
-/// Codes that the runtime cannot use as they stand in the file.
-bool is_packed(ValueCodec codec) { return is_scaled(codec) || codec == ValueCodec::i4; }
-
-Dtype unpacked_dtype(ValueCodec codec) {
-  return is_scaled(codec) ? Dtype::f32 : static_cast<Dtype>(codec);
-}
-
-uint64_t unpacked_bytes(const ValueStream& stream) {
-  return stream.entry_count * dtype_bytes(unpacked_dtype(stream.codec));
-}
-
-Result<Array<uint8_t>> unpack(const ValueStream& stream, ArrayPool* pool) {
-  SHIRA_ASSIGN(Array<uint8_t> values, pool->take<uint8_t>(unpacked_bytes(stream)));
-  if (is_scaled(stream.codec)) {
-    unpack_scaled(stream, reinterpret_cast<float*>(values.data()));
-  } else {
-    unpack_i4(stream, reinterpret_cast<int8_t*>(values.data()));
-  }
-  return values;
-}
-
-/// Memory for all values that are unpacked. Those of several tiers are merged one by one and must
-/// go one by one, too.
-Result<ArrayPool> make_value_pool(const ParsedFile& file) {
-  uint64_t size_bytes = 0;
-  for (size_t i = 0; i < file.rows.size(); ++i) {
-    const TensorRow& row = file.rows[i];
-    if (file.opened_tier_count > 1 || !file.is_opened(row) || !is_packed(row.values.codec)) {
-      continue;
-    }
-    size_bytes += ArrayPool::bytes_of<uint8_t>(unpacked_bytes(row.values));
-  }
-  return ArrayPool::make(size_bytes);
-}
-
-}  // namespace
-
 AdapterParser::AdapterParser(AdapterFile* file, const Header& header,
                              std::vector<SectionInfo> sections)
     : file_(*file) {
@@ -109,8 +71,8 @@ void AdapterParser::describe_file() {
   file_.content_digest_ = header.content_digest;
   if (header.is_signed) file_.signer_ = header.public_key;
   file_.sections_ = parsed_.sections;
-  for (const TierIndex& tier : parsed_.tiers) {
-    if (tier.own) file_.index_tables_.push_back(tier.own);
+  for (uint32_t tier = 0; tier < parsed_.opened_tier_count; ++tier) {
+    if (parsed_.tiers[tier].own) file_.index_tables_.push_back(parsed_.tiers[tier].own);
   }
 }
 
@@ -212,7 +174,7 @@ Result<void> AdapterParser::take_values(const std::vector<uint32_t>& row_numbers
     const ValueStream& stream = parsed_.rows[number].values;
     values.push_back(stream.bytes.data());
     if (!is_packed(stream.codec)) continue;
-    SHIRA_ASSIGN(Array<uint8_t> part, unpack(stream, &value_pool_));
+    SHIRA_ASSIGN(Array<uint8_t> part, unpack_values(stream, &value_pool_));
     unpacked.push_back(std::move(part));
     values.back() = unpacked.back().data();
   }
@@ -225,20 +187,6 @@ Result<void> AdapterParser::take_values(const std::vector<uint32_t>& row_numbers
     unpacked.push_back(std::move(merged));
   }
   for (Array<uint8_t>& array : unpacked) file_.unpacked_.push_back(std::move(array));
-  return {};
-}
-
-Result<void> check_value_streams(const ParsedFile& file) {
-  for (size_t i = 0; i < file.rows.size(); ++i) {
-    const TensorRow& row = file.rows[i];
-    if (!file.is_opened(row)) continue;
-    Result<void> checked = check_values(row.values);
-    if (checked.ok()) continue;
-    Error& error = checked.error();
-    if (error.offset_bytes != kNoOffset) error.offset_bytes += row.values_offset;
-    error.tensor = row.name;
-    return std::move(error);
-  }
   return {};
 }
 
