@@ -132,7 +132,7 @@ TEST_P(TransactionTensor, AForeignStoreAtATouchedPosition) {
 }
 
 TEST_P(TransactionTensor, AFailedSwitchRemembersNothingOfTheBase) {
-  AdapterInput input = weights_.adapters().at("c").input;
+  AdapterInput input = weights_.adapters().at("d").input;  // deltas need no base
   input.name = "unbound";
   input.bound = false;
   const TestAdapter adapter = seal(input);
