@@ -224,7 +224,8 @@ build/typecheck: $(PYTHON_SOURCES)
 	@ln -s $(CURDIR)/export $@/shira_runtime/export
 
 lint-mypy: setup build/typecheck
-	@$(VENV)/bin/mypy build/typecheck/shira_runtime $(wildcard examples/*.py examples/*/*.py)
+	@$(VENV)/bin/mypy build/typecheck/shira_runtime $(wildcard examples/*.py examples/*/*.py) \
+	  tests/cleanroom
 
 lint-stubs: setup build/typecheck
 	@MYPYPATH=build/typecheck $(VENV)/bin/stubtest --allowlist .ci/stubtest-allowlist.txt \
