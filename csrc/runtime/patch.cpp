@@ -1,9 +1,11 @@
-// The content digest of an active set.
+// The order and the content digest of an active set.
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/patch.h"
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <tuple>
 
 #include "runtime/index_set.h"
 
@@ -59,6 +61,17 @@ Patch::Digest digest_of_patch(const Patch& patch) {
 }
 
 }  // namespace
+
+// A file that was opened twice with other tiers gives two adapters of one number; names settle what
+// gives the same sum anyway.
+bool sums_before(const ActiveMember& a, const ActiveMember& b) {
+  const auto key = [](const ActiveMember& member) {
+    const Adapter& source = *member.adapter->source;
+    return std::make_tuple(std::cref(source.file->content_digest()), source.number, member.scale,
+                           source.file->opened_tier_count(), std::cref(member.adapter->name));
+  };
+  return key(a) < key(b);
+}
 
 const Patch* ActiveSet::find(uint32_t tensor_index) const {
   const auto found = std::lower_bound(patches.begin(), patches.end(), tensor_index,

@@ -59,6 +59,9 @@ struct ActiveMember {
   float scale = 1.0F;
 };
 
+/// The order in which contributions are summed (FORMAT.md section 11).
+bool sums_before(const ActiveMember& a, const ActiveMember& b);
+
 struct ActiveSet {
   std::vector<ActiveMember> members;                  // in the order of summation
   std::vector<std::shared_ptr<const Patch>> patches;  // ascending by tensor_index, one per tensor

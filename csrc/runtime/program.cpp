@@ -5,11 +5,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
-#include <tuple>
 
 #include "base/fault_guard.h"
 #include "kernels/dispatch.h"
@@ -42,17 +40,6 @@ class Stopwatch {
 
 Error unknown_adapter(const std::string& name) {
   return Error{Status::UNKNOWN_ADAPTER, "no adapter \"" + name + "\" was added"};
-}
-
-// The order in which contributions are summed (FORMAT.md section 11). A file that was opened twice
-// with other tiers gives two adapters of one number; names settle what gives the same sum anyway.
-bool sums_before(const ActiveMember& a, const ActiveMember& b) {
-  const auto key = [](const ActiveMember& member) {
-    const Adapter& source = *member.adapter->source;
-    return std::make_tuple(std::cref(source.file->content_digest()), source.number, member.scale,
-                           source.file->opened_tier_count(), std::cref(member.adapter->name));
-  };
-  return key(a) < key(b);
 }
 
 std::vector<Member> members_of(const ActiveSet& active_set) {
