@@ -175,6 +175,10 @@ Result<std::shared_ptr<BoundAdapter>> bind_adapter(std::shared_ptr<const Adapter
         "(allow_unverified_base accepts that)",
         file};
   }
+  if (source->tensors.empty()) {
+    return Error{Status::UNKNOWN_TENSOR,
+                 "the adapter has entries only in tiers of its file that were not opened", file};
+  }
   auto adapter = std::make_shared<BoundAdapter>();
   adapter->name = options.name.empty() ? source->name : options.name;
   adapter->source = source;

@@ -265,6 +265,30 @@ TEST(ProgramPack, OpenedTiersGiveTheirEntriesAndNoOthers) {
   }
 }
 
+TEST(ProgramPack, AnAdapterWithEntriesInClosedTiersOnlyIsRefused) {
+  std::mt19937_64 random(7);
+  Model model = one_of_each_dtype(random);
+  const LiveTensor& tensor = model.tensors[0];
+  AdapterInput low;
+  low.name = "low";
+  low.tensors = random_tiers(random, tensor, ValueKind::target, 0.1, 2);
+  AdapterInput high;
+  high.name = "high";
+  high.tensors = {low.tensors[1]};
+  high.tensors[0].set_base(tensor.pristine);
+  const std::vector<TestAdapter> pack = seal_pack({low, high}, 1);
+  ASSERT_TRUE(pack[1].source->tensors.empty());
+  Program program;
+  model.register_with(&program);
+  const Result<std::string> refused = program.add_adapter(pack[1].source, {});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().status, Status::UNKNOWN_TENSOR);
+  EXPECT_NE(refused.error().message.find("tiers"), std::string::npos);
+  EXPECT_EQ(refused.error().file, "low.shb");
+  EXPECT_TRUE(program.adapter_names().empty());
+  add(&program, pack[0]);
+}
+
 // --- values
 
 TEST(ProgramPack, ScaledDeltasAreLevelsTimesScales) {
