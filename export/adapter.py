@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from .assemble import CodingSettings, alternatives, assemble, reference_notes, v
 from .base import Base
 from .checkpoint import read_checkpoint
 from .collect import CollectSettings, Progress, collect
-from .compute import ComputeSettings
+from .compute import ComputedTensor, ComputeSettings
 from .dtypes import FLOAT_TYPES
 from .encode_index import INDEX_CHOICES
 from .encode_values import DEFAULT_GROUP
 from .errors import ExportError
+from .image import IndexCodec
 from .metadata import adapter_metadata
 from .names import Renames
 from .output import check_output, write_output
@@ -150,7 +151,12 @@ def export_adapter(
         matches=tuple(collected.matches),
         skipped=tuple(collected.skipped),
         unchanged_count=collected.unchanged_count,
-        notes=(*collected.notes, *value_notes(parts), *reference_notes(coding)),
+        notes=(
+            *collected.notes,
+            *value_notes(parts),
+            *reference_notes(coding),
+            *_seed_notes(mask_seed, collected.computed),
+        ),
         metadata=metadata,
         value_alternatives=alternatives(parts, built, group) if explain_size else (),
     )
@@ -159,6 +165,13 @@ def export_adapter(
 def _seed(mask_seed: int | None, config: Mapping[str, Any]) -> int | None:
     seed = config.get("random_seed") if mask_seed is None else mask_seed
     return seed if type(seed) is int else None
+
+
+def _seed_notes(mask_seed: int | None, tensors: Iterable[ComputedTensor]) -> list[str]:
+    rules = [rule for tensor in tensors for rule in tensor.derivation.rules]
+    if mask_seed is None or any(rule.codec == IndexCodec.RANDOM for rule in rules):
+        return []
+    return [f"--mask-seed {mask_seed} gives none of the masks"]
 
 
 def _check_choices(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -21,8 +22,9 @@ from .collect import Progress
 from .cut import CutReport, cut_adapter
 from .encode_values import DEFAULT_GROUP
 from .errors import ExportError
+from .metadata import package_version
 from .report import ExportReport
-from .report_tables import report_table, size_tables
+from .report_tables import printable, report_table, size_tables
 from .shapes import parse_shapes
 from .tiers import parse_shares
 from .writer import MAGIC
@@ -36,6 +38,12 @@ _CUT_OPTIONS = ("source", "output", "tiers", "index_from", "force", "as_json")
 _SIZE, _NAMES, _OUTPUT = "Size", "Names and shapes", "Output and report"
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"shira-export {package_version()}")
+        raise typer.Exit
 
 
 @app.command()
@@ -202,12 +210,18 @@ def export_command(
             "--json", rich_help_panel=_OUTPUT, help="Print the report as JSON on standard output."
         ),
     ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
 ) -> None:
     """Turn a trained SHiRA adapter into a .shb file, or cut one down to its first tiers.
 
     Exit codes: 0 written, 1 an input was refused and nothing was written, 2 misuse.
     """
-    words = Console(stderr=True, soft_wrap=True, highlight=False)
+    words = _words()
     with _refusals(words), _progress_bar(words) as progress:
         if _is_shb(source):
             _refuse_other_options(context)
@@ -226,7 +240,7 @@ def export_command(
             index_from=index_from,
             mask_seed=mask_seed,
             tiers=(1.0,) if tiers is None else parse_shares(tiers),
-            budget_bytes=None if budget_kib is None else int(budget_kib * 1024),
+            budget_bytes=_budget_bytes(budget_kib),
             scale=scale,
             shapes=parse_shapes(shapes or ()),
             renames=[_parse_rename(argument) for argument in rename or ()],
@@ -244,7 +258,16 @@ def export_command(
 
 def main() -> None:
     """Run the command; the entry point of the console script."""
-    app(prog_name="shira-export")
+    words = _words()
+    try:
+        code = app(prog_name="shira-export", standalone_mode=False)
+    except Exception as error:
+        # Typer's own complaints; which classes they are depends on its version.
+        if not hasattr(error, "format_message"):
+            raise
+        _print_error(error.format_message(), words)
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 @contextlib.contextmanager
@@ -252,8 +275,12 @@ def _refusals(words: Console) -> Iterator[None]:
     """Make exit codes of what is refused."""
     try:
         yield
-    except (ExportError, OSError) as error:
-        words.print(f"shira-export: {error}", markup=False, style="red")
+    except ExportError as error:
+        _print_error(str(error), words)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _print_error(message, words)
         raise typer.Exit(1) from None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -277,12 +304,22 @@ def _print_cut(report: CutReport, words: Console, as_json: bool) -> None:
         typer.echo(json.dumps(report.to_json(), indent=2))
         _print_notes(report.notes, words)
     else:
-        _output_console().print(report.text(), markup=False)
+        for line in report.lines():
+            _output_console().print(printable(line), markup=False)
 
 
 def _print_notes(notes: Iterable[str], words: Console) -> None:
     for note in notes:
-        words.print(f"note: {note}", markup=False)
+        words.print(printable(f"note: {note}"), markup=False)
+
+
+def _print_error(message: str, words: Console) -> None:
+    line = printable(" ".join(message.split()))
+    words.print(f"shira-export: {line}", markup=False, style="red")
+
+
+def _words() -> Console:
+    return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def _output_console() -> Console:
@@ -295,6 +332,14 @@ def _is_shb(source: Path) -> bool:
         return False
     with source.open("rb") as stream:
         return stream.read(4) == MAGIC[:4]
+
+
+def _budget_bytes(budget_kib: float | None) -> int | None:
+    if budget_kib is None:
+        return None
+    if not math.isfinite(budget_kib):
+        raise typer.BadParameter(f"{budget_kib} is not a finite number", param_hint="--budget-kib")
+    return int(budget_kib * 1024)
 
 
 def _tier_count(tiers: str | None) -> int:
@@ -340,5 +385,5 @@ def _progress_bar(console: Console) -> Iterator[Progress | None]:
     with ProgressBar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", tensor="")
         yield lambda tensor, done, total: bar.update(
-            task, completed=done, total=total, tensor=tensor
+            task, completed=done, total=total, tensor=printable(tensor)
         )

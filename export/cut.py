@@ -49,15 +49,15 @@ class CutReport:
             "notes": list(self.notes),
         }
 
-    def text(self) -> str:
+    def lines(self) -> list[str]:
         """Give the report as lines."""
-        tiers, entries, sizes = self.tier_counts, self.entry_counts, self.file_bytes
-        lines = [
-            f"read {self.source}: {sizes[0]:,} bytes, {tiers[0]} tiers, {entries[0]:,} entries",
-            f"wrote {self.output}: {sizes[1]:,} bytes, {tiers[1]} tiers, {entries[1]:,} entries",
+        tiers = [f"{count} tier{'' if count == 1 else 's'}" for count in self.tier_counts]
+        entries, sizes = self.entry_counts, self.file_bytes
+        return [
+            f"read {self.source}: {sizes[0]:,} bytes, {tiers[0]}, {entries[0]:,} entries",
+            f"wrote {self.output}: {sizes[1]:,} bytes, {tiers[1]}, {entries[1]:,} entries",
             *(f"note: {note}" for note in self.notes),
         ]
-        return "\n".join(lines)
 
 
 def cut_adapter(

@@ -21,7 +21,7 @@ def adapter_metadata(
         source_format += f" {config['peft_version']}"
     trained_on = str(base.resolve() if base else config.get("base_model_name_or_path") or "")
     metadata = {
-        "created_by": f"shira-runtime {_version()}",
+        "created_by": f"shira-runtime {package_version()}",
         "source": checkpoint.path.resolve().name,
         "source_format": source_format,
         "base": trained_on.rstrip("/\\").replace("\\", "/").rpartition("/")[2],
@@ -38,7 +38,8 @@ def _mask(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: config[name] for key, name in known.items() if config.get(name) is not None}
 
 
-def _version() -> str:
+def package_version() -> str:
+    """Give the installed version of the whole package."""
     try:
         return importlib.metadata.version("shira-runtime")
     except importlib.metadata.PackageNotFoundError:

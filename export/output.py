@@ -35,9 +35,17 @@ def write_output(path: Path, content: bytes | memoryview, force: bool) -> None:
 
     Raises:
         ExportError: as for `check_output`.
-        OSError: the file system refused; the path is as it was before.
+        OSError: the file system refused, for reasons that name `path`, which is as it was before.
     """
     check_output(path, force)
+    try:
+        _write_output(path, content, force)
+    except OSError as error:
+        # Not the temporary file's name, which tells a user nothing.
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _write_output(path: Path, content: bytes | memoryview, force: bool) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     try:

@@ -99,10 +99,9 @@ def _matching(
     for stream in streams:
         if _describes(stream, tensor):
             return stream
-    raise ExportError(
-        f"{where}: tensor {tensor.name} has other positions there"
-        f" ({streams[0].nnz} entries, here {tensor.indices.size})"
-    )
+    there, here = streams[0].nnz, tensor.indices.size
+    counts = f"as many, {here}" if there == here else f"{there} of them, here {here}"
+    raise ExportError(f"{where}: tensor {tensor.name} has other positions there ({counts})")
 
 
 def _describes(stream: IndexStream, tensor: AdapterTensor) -> bool:

@@ -25,10 +25,18 @@ def report_table(report: ExportReport, show_all: bool = False) -> RenderableType
     for how in ("renamed", "unwrapped", "name map", "suffix"):
         found = [f"{m.source} -> {m.target}" for m in report.matches if m.how == how]
         if found:
-            title = f"names matched as {how}: {len(found)}"
+            title = f"names matched as {how} ({len(found)})"
             parts.append(_listing(title, found, len(found) if show_all else 1))
-    parts += [Text(f"note: {note}") for note in report.notes]
+    parts += [Text(printable(f"note: {note}")) for note in report.notes]
     return Group(*parts)
+
+
+def printable(text: object) -> str:
+    """Escape what is not a visible character, which names of files and tensors may hold."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in str(text)
+    )
 
 
 def size_tables(report: ExportReport, show_all: bool = False) -> RenderableType:
@@ -45,7 +53,7 @@ def size_tables(report: ExportReport, show_all: bool = False) -> RenderableType:
             f"{8 * tensor.entropy_bound_bytes / tensor.entry_count:.2f}",
         )
     _add_rest(index, report.tensors, show_all)
-    values = _table("the file with each codec of values, on the positions as they are now")
+    values = _table("bytes of the file with each codec of values")
     values.add_column("--values")
     for heading in ("bytes", "bytes/entry", "relative error of the deltas"):
         values.add_column(heading, justify="right", no_wrap=True)
@@ -107,17 +115,18 @@ def _summary(report: ExportReport) -> Text:
         rows = [tensor for tensor in report.tensors if tensor.tier <= tier]
         if len(rows) < len(report.tensors):
             entry_count = sum(tensor.entry_count for tensor in rows)
-            lines.append(f"tiers up to {tier}: {entry_count:,} entries")
+            first = f"first {tier + 1} tiers" if tier else "first tier"
+            lines.append(f"{first}: {entry_count:,} entries")
     if no_ops:
         lines.append(f"{no_ops:,} entries leave their weight as it is")
     if report.unchanged_count:
         lines.append(f"{report.unchanged_count} tensors equal the base's")
-    return Text("\n".join(lines))
+    return Text("\n".join(map(printable, lines)))
 
 
 def _tensor_label(report: ExportReport, tensor: TensorReport) -> str:
     has_tiers = any(other.tier for other in report.tensors)
-    return f"{tensor.name} (tier {tensor.tier})" if has_tiers else tensor.name
+    return printable(f"{tensor.name} (tier {tensor.tier})" if has_tiers else tensor.name)
 
 
 def _index_size(tensor: TensorReport, codec: str) -> str:
@@ -137,9 +146,9 @@ def _add_rest(table: Table, tensors: Sequence[TensorReport], show_all: bool) -> 
 
 
 def _table(title: str) -> Table:
-    return Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    return Table(box=box.SIMPLE_HEAD, title=Text(printable(title)), title_justify="left")
 
 
 def _listing(title: str, lines: list[str], limit: int = _SHOWN_ROWS) -> Text:
     rest = [f"and {len(lines) - limit} more"] if limit < len(lines) else []
-    return Text("\n  ".join([f"{title}:", *lines[:limit], *rest]))
+    return Text("\n  ".join([f"{title}:", *map(printable, lines[:limit]), *rest]))

@@ -211,7 +211,7 @@ def test_other_positions_are_refused(tmp_path: Path, source: Path, base: Path) -
 
     moved = [peft_tensors(*random_pairs(SHAPE, 128, seed=9 + i), m) for i, m in enumerate(MODULES)]
     other = write_peft(tmp_path / "other", {**moved[0], **moved[1]}, r=2)
-    refused(f"a.shb: tensor {NAMES[0]} has other positions there .128 entries, here 128", other)
+    refused(f"a.shb: tensor {NAMES[0]} has other positions there .as many, 128", other)
     part = write_peft(tmp_path / "part", peft_tensors(*pairs(0), MODULES[0]), r=2)
     refused(rf"a.shb: its index section cannot stand .* holds {NAMES[1]}", part)
     refused("a.shb: tensor .* has other positions there", source, tiers=(0.5, 1))

@@ -63,7 +63,7 @@ def test_an_export_reports_on_standard_output(run: Run) -> None:
         "read de: peft-shira, f32, scale 1",
         f"wrote german.shb: {size:,} bytes, 1 tensors, 32 f32 target values .*bound to base.safe",
         f"bytes per entry: {size / 32:.2f} with header and names; PEFT 12; entropy bound",
-        f"names matched as unwrapped: 1:\n  {Q_PROJ}.weight -> {NAME}",
+        rf"names matched as unwrapped \(1\):\n  {Q_PROJ}.weight -> {NAME}",
     ):
         assert re.search(expected, result.stdout), expected
 
@@ -142,7 +142,7 @@ def test_sizes_are_explained(run: Run) -> None:
 def test_tiers_are_made_and_cut(run: Run) -> None:
     made = run("de", "-o", "a.shb", "--base", "base.safetensors", "--tiers", "0.25,0.5,1")
     assert made.code == 0, made.stderr
-    assert "tiers up to 0: 8 entries\ntiers up to 1: 16 entries\n" in made.stdout
+    assert "first tier: 8 entries\nfirst 2 tiers: 16 entries\n" in made.stdout
     assert f"{NAME} (tier 2)" in made.stdout
     cut = run("a.shb", "-o", "b.shb", "--tiers", "2")
     sizes = [Path(name).stat().st_size for name in ("a.shb", "b.shb")]
@@ -243,6 +243,7 @@ MISUSE: dict[str, tuple[list[str], str]] = {
     "tiers": (["de", "-o", "a.shb", "--tiers", "0.5"], "ascending shares"),
     "number of tiers": (["de", "-o", "a.shb", "--tiers", "2"], "ascending shares"),
     "budget": (["de", "-o", "a.shb", "--budget-kib", "-1"], "--budget-kib"),
+    "infinite budget": (["de", "-o", "a.shb", "--budget-kib", "inf"], "not a finite number"),
 }
 
 
@@ -250,6 +251,8 @@ MISUSE: dict[str, tuple[list[str], str]] = {
 def test_misuse_exits_with_2(run: Run, arguments: list[str], message: str) -> None:
     result = run(*arguments)
     assert (result.code, result.stdout) == (2, "")
+    assert result.stderr.startswith("shira-export: ")
+    assert result.stderr.count("\n") == 1
     assert message in result.stderr
     assert not Path("a.shb").exists()
 
@@ -280,8 +283,39 @@ def test_a_full_disk_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "fsync", fail)
     result = run("de", "-o", "a.shb", "--base", "base.safetensors")
     assert (result.code, result.stdout) == (1, "")
-    assert "No space left" in result.stderr
+    assert result.stderr == "shira-export: a.shb: No space left on device\n"
     assert sorted(Path().iterdir()) == before
+
+
+def test_a_missing_file_is_named_first(run: Run) -> None:
+    result = run("nothing", "-o", "a.shb")
+    assert (result.code, result.stderr) == (1, "shira-export: nothing: No such file or directory\n")
+
+
+def test_the_version_is_printed(run: Run) -> None:
+    result = run("--version")
+    assert (result.code, result.stderr) == (0, "")
+    assert re.fullmatch(r"shira-export \d+\.\d+\S*\n", result.stdout)
+
+
+def test_a_seed_that_explains_nothing_is_said(run: Run) -> None:
+    note = "note: --mask-seed 7 gives none of the masks"
+    arguments = ("de", "-o", "a.shb", "--base", "base.safetensors", "--force")
+    assert note in run(*arguments, "--mask-seed", "7").stdout
+    assert "--mask-seed" not in run(*arguments).stdout
+
+
+def test_control_characters_in_names_are_shown_not_sent(run: Run) -> None:
+    name = "a\x1b[31m.shb"
+    assert run("de", "-o", "a.shb", "--base", "base.safetensors").code == 0
+    Path("a.shb").rename(name)
+    result = run(name, "-o", "b\x1b[0m.shb", "--tiers", "1")
+    assert result.code == 0
+    for shown in (result, run(name, "-o", "b.shb", "--tiers", "9"), run("x\x1b", "-o", "c.shb")):
+        assert "\x1b" not in shown.stdout + shown.stderr
+        assert r"\x1b" in shown.stdout + shown.stderr
+    made = run("de", "-o", "c\x1b.shb", "--base", "base.safetensors", "--name", "c")
+    assert (made.code, "\x1b" in made.stdout) == (0, False)
 
 
 def test_brackets_in_names_are_not_markup(run: Run) -> None:
