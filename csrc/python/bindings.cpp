@@ -93,7 +93,7 @@ void bind_program(py::module_& module) {
       .def("tensors",
            [](const Program& self) {
              py::list rows;
-             for (const TensorSpec& spec : self.tensors()) {
+             for (const TensorSpec& spec : released([&] { return self.tensors(); })) {
                rows.append(py::make_tuple(text(spec.name), dtype_name(spec.dtype),
                                           to_shape(spec.dims),
                                           reinterpret_cast<uintptr_t>(spec.data)));
@@ -121,7 +121,8 @@ void bind_program(py::module_& module) {
             unlocked([&] { return self.remove_adapter(name); });
           },
           "name"_a)
-      .def("adapter_names", &Program::adapter_names, Unlocked())
+      .def("adapter_names",
+           [](const Program& self) { return released([&] { return self.adapter_names(); }); })
       .def(
           "check_adapter",
           [](Program& self, const std::string& name) {

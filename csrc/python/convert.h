@@ -47,11 +47,12 @@ T unwrap(Result<T> result) {
 
 /// Runs `call` without the GIL. Whatever may wait for the gate or reads many bytes goes through
 /// here: a thread that waited with the GIL would keep the forward pass that it waits for from
-/// ending.
+/// ending. The core is built without exceptions: one from the ordinary allocator would pass through
+/// it and leave its locks and the gate taken for ever, so it ends the process here.
 template <typename Call>
 auto released(Call call) {
   py::gil_scoped_release release;
-  return call();
+  return [&call]() noexcept { return call(); }();
 }
 
 /// The same for a call that answers with a Result: its value, or its error as an exception.
