@@ -310,6 +310,12 @@ def _one_tensor_too_many(image: Image) -> int:
     return 48
 
 
+def _no_tensors_or_tiers(image: Image) -> int:
+    image.put(48, 0, 4)
+    image.put(52, 0, 4)
+    return 48
+
+
 def _same_name_by_place(image: Image) -> int:
     image.put_bytes(image.adapter(1), bytes(image.data[image.adapter(0) : image.adapter(0) + 8]))
     return image.adapter(1)
@@ -386,6 +392,17 @@ def _derived_reference_in_tiers() -> tuple[bytes, int]:
     return data, Image(data).offset(4)
 
 
+def _struct_reference_in_tiers() -> tuple[bytes, int]:
+    tensors = [delta("z", tier=1)]
+    tensors[:0] = [
+        samples.delta(f"t{i}", mask, shb.Q8, 450 + i)
+        for i, mask in enumerate(samples.struct_indices())
+    ]
+    digest = samples.index_sha256(samples.struct_masks())
+    data = shb.write([Adapter("a", tensors)], tier_count=2, references={0: digest})
+    return data, Image(data).offset(4)
+
+
 def _missing_upper_reference() -> bytes:
     """Tier 1 refers to a file that nobody has; it is missed even by who asks for tier 0."""
     return shb.write(
@@ -410,6 +427,7 @@ class Hostile(Enum):
     VERSION_CUT = cut(11)
     VERSION_ONLY = cut(12)
     HEADER_CUT = cut(255)
+    CUT_BEHIND_HEADER = change("4", "TRUNCATED", lambda f: _keep(f, 256, 16), mend=raw)
     SECTION_TABLE_CUT = change("13.1", "TRUNCATED", _short_file(256 + 64 * 6 - 1), mend=raw)
     HEADER_ONLY = change("13.1", "TRUNCATED", _short_file(256), mend=raw)
     SECTIONS_CUT = change("5", "BAD_LAYOUT", _end_at_the_table, mend=raw)
@@ -529,6 +547,7 @@ class Hostile(Enum):
     TENSOR_COUNTS_SUM_HIGH = change("6", "BAD_COUNT", _one_tensor_too_many, samples.pack_shared)
     TENSOR_COUNTS_WRAP = change("6", "BAD_COUNT", _wrapping_tensor_counts, samples.pack_shared)
     ADAPTER_FLAG_1 = poke("6", "RESERVED_NOT_ZERO", adapter(16), 3, 4)
+    ADAPTER_FLAG_1_ALONE = poke("6", "RESERVED_NOT_ZERO", adapter(16), 2, 4)
     ADAPTER_FLAG_31 = poke("6", "RESERVED_NOT_ZERO", adapter(19), 0x80, 1, reported=adapter(16))
     ADAPTER_RESERVED_23 = poke("6", "RESERVED_NOT_ZERO", adapter(23), 1, 1)
     METADATA_PLACE = poke("6", "BAD_LAYOUT", adapter(24), 1, 4)
@@ -715,6 +734,9 @@ class Hostile(Enum):
     RICE_TOO_SHORT = bad_size(shb.RICE, 9, bytes(3), rice_bits=2)
     RUNS_TOO_SHORT = bad_size(shb.RUNS, 2, bytes(3))
     STRUCT_OF_15_BYTES = bad_size(shb.STRUCT, 1, bytes(15))
+    STRUCT_OF_17_BYTES = bad_size(shb.STRUCT, 1, bytes(17))
+    GAPS16_OF_MANY_TOO_SHORT = bad_size(shb.GAPS16, 9, bytes(17))
+    RUNS_OF_MANY_TOO_SHORT = bad_size(shb.RUNS, 9, bytes(17))
     RANDOM_OF_9_BYTES = bad_size(shb.RANDOM, 5, bytes(9))
     TOPK_WITH_STREAM = bad_size(shb.TOPK, 1, bytes(1))
     TOPK_OF_CODES = made("9", "BAD_ENUM", _wrong_dtype_for_top, tensor(8))
@@ -742,6 +764,7 @@ class Hostile(Enum):
     RICE_CUT = bad_stream(shb.RICE, 10**9, 9, 9, b"\x7f\x40", 1, block_length=1)
     RICE_CUT_AT_END = bad_stream(shb.RICE, 10**9, 10, 10, b"\xf0\x0f\x80", 3, block_length=1)
     RICE_BITS_BEHIND = bad_stream(shb.RICE, 99, 3, 3, b"\x17", 0, block_length=1)
+    RICE_BITS_BEHIND_LATER = bad_stream(shb.RICE, 99, 9, 9, b"\xff\x11", 1, block_length=1)
     RICE_BYTE_BEHIND = bad_stream(shb.RICE, 99, 8, 8, b"\xff\0", 1, block_length=1)
     RICE_ONE_BEHIND = bad_stream(shb.RICE, 99, 3, 3, b"\x07\x01", 1, block_length=1)
     RUNS_LEAVE = bad_stream(shb.RUNS, 10, 6, 2, b"\0\2\1\6", 2)
@@ -790,6 +813,9 @@ class Hostile(Enum):
     REFERENCE_DERIVED_IN_TIERS = Case(
         "9", "BAD_ENUM", _derived_reference_in_tiers, (samples.random_source,)
     )
+    REFERENCE_TO_STRUCT_IN_TIERS = Case(
+        "9", "BAD_ENUM", _struct_reference_in_tiers, (samples.struct_masks,)
+    )
 
     # 10: the values
     F32_NAN = bad_values(shb.F32, struct.pack("<3I", 0, 1, NAN), 3, "BAD_VALUE", 8)
@@ -821,6 +847,7 @@ class Hostile(Enum):
     )
 
     # 13: of two broken rules the first in the order of checks is reported
+    TENSOR_COUNT_BEFORE_TIER_COUNT = change("13", "BAD_COUNT", lambda f: _no_tensors_or_tiers(f))
     VALUE_BEFORE_TIERS = change(
         "13", "BAD_VALUE", lambda f: _nan_in_overlap(f), rows([delta("w"), delta("w", tier=1)], 2)
     )

@@ -542,13 +542,9 @@ def reference_in_tiers() -> bytes:
     )
 
 
-SOURCES["reference_derived"] = ("struct_masks",)
-
-
-@sample
-def reference_derived() -> bytes:
-    """A derived mask taken from `struct_masks`; every row of the table is named."""
-    masks = [
+def struct_indices() -> list[Index]:
+    """The masks of `struct_masks` in the order of its table."""
+    return [
         shb.struct_index(240, parts, columns, period, phase)
         for columns, parts, period, phase in [
             (12, 1, 4, 1),
@@ -559,7 +555,15 @@ def reference_derived() -> bytes:
             (6, 6, 3, 2),
         ]
     ]
-    tensors = [delta(f"t{i}", index, shb.Q8, 450 + i) for i, index in enumerate(masks)]
+
+
+SOURCES["reference_derived"] = ("struct_masks",)
+
+
+@sample
+def reference_derived() -> bytes:
+    """A derived mask taken from `struct_masks`; every row of the table is named."""
+    tensors = [delta(f"t{i}", index, shb.Q8, 450 + i) for i, index in enumerate(struct_indices())]
     return shb.write([Adapter("user", tensors)], references={0: index_sha256(struct_masks())})
 
 
