@@ -95,10 +95,9 @@ uint64_t Adapter::entry_count() const {
   return count;
 }
 
-std::shared_ptr<const Adapter> adapter_of(std::shared_ptr<const AdapterFile> file,
+std::shared_ptr<const Adapter> adapter_of(const std::shared_ptr<const AdapterFile>& file,
                                           uint32_t number) {
-  const Adapter* adapter = &file->adapters()[number];
-  return {std::move(file), adapter};
+  return {file, &file->adapters()[number]};
 }
 
 }  // namespace shira

@@ -156,6 +156,7 @@ class AdapterFile {
 };
 
 /// The `number`-th adapter as a pointer that keeps its file alive. REQUIRES: it exists.
-std::shared_ptr<const Adapter> adapter_of(std::shared_ptr<const AdapterFile> file, uint32_t number);
+std::shared_ptr<const Adapter> adapter_of(const std::shared_ptr<const AdapterFile>& file,
+                                          uint32_t number);
 
 }  // namespace shira

@@ -149,6 +149,7 @@ Result<void> TensorRowParser::parse_kind_and_flags(const Record& record, bool is
 Result<void> TensorRowParser::parse_counts(const Record& record, TensorRow* row) {
   const bool scaled = is_scaled(row->values.codec);
   row->values.scale_exponent = static_cast<int8_t>(record.u8(kScaleExponent));
+  // NOLINTNEXTLINE(bugprone-signed-char-misuse,cert-str34-c): a number, not a character
   const int exponent = row->values.scale_exponent;
   const int max_exponent = scaled ? kMaxScaleExponent : 0;
   if (exponent < -max_exponent || exponent > max_exponent) {

@@ -120,9 +120,11 @@ Result<IndexList> merge_positions(const IndexLists& parts) {
     return merged;
   }
   SHIRA_ASSIGN(merged.entries, Array<uint32_t>::make(merged.entry_count));
-  uint32_t* out = merged.entries.data();
+  uint64_t count = 0;
   walk_merged(parts, [&](size_t /*part*/, uint64_t start, uint64_t length) {
-    for (uint64_t i = 0; i < length; ++i) *out++ = static_cast<uint32_t>(start + i);
+    for (uint64_t i = 0; i < length; ++i) {
+      merged.entries[count++] = static_cast<uint32_t>(start + i);
+    }
   });
   return merged;
 }

@@ -376,6 +376,8 @@ Result<IndexList> decode_index(const IndexStream& stream, ArrayPool* pool) {
 
 Result<IndexList> decode_index(const IndexStream& stream) {
   ArrayPool none;
+  // An array that no pool has room for owns its memory.
+  // NOLINTNEXTLINE(clang-analyzer-cplusplus.NewDeleteLeaks)
   return decode_index(stream, &none);
 }
 
