@@ -88,6 +88,28 @@ def test_inspect_shows_tiers(shira: Shira, packed: Packed) -> None:
     assert shira("inspect", packed.tiers, "--tiers", 0).code == 2
 
 
+def test_an_adapter_without_entries_in_the_opened_tiers(
+    shira: Shira, packed: Packed, tmp_path: Path
+) -> None:
+    weight = packed.arrays["layer.a.weight"]
+    low, high = (
+        tensor_entries("layer.a.weight", weight, at, np.ones(20))
+        for at in (np.arange(20), np.arange(60, 80))
+    )
+    adapters = [build.Adapter("low", [low]), build.Adapter("high", [replace(high, tier=1)])]
+    path = packed.write("uneven", build.build_file(adapters).content)
+    shown = shira("inspect", path, "--tiers", 1, "--json").json
+    assert [adapter["entry_count"] for adapter in shown["adapters"]] == [20, 0]
+    ran = shira("inspect", path, "--tiers", 1)
+    assert (ran.code, ran.err) == (0, "")
+    assert "high: 0 entries" in ran.out
+    output = tmp_path / "x.safetensors"
+    ran = shira("apply", packed.base, path, "-a", "high", "--tiers", 1, "-o", output)
+    assert ran.code == 1
+    assert "tiers" in ran.err
+    assert shira("apply", packed.base, path, "-a", "high", "-o", output).code == 0
+
+
 def test_inspect_compares_with_the_bound(shira: Shira, tmp_path: Path) -> None:
     weight = np.zeros((256, 256), np.float32)
     rng = np.random.default_rng(2)
