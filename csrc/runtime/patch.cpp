@@ -81,25 +81,20 @@ const Patch* ActiveSet::find(uint32_t tensor_index) const {
   return found != patches.end() && (*found)->tensor_index == tensor_index ? found->get() : nullptr;
 }
 
-Hash128 digest_of(const std::vector<std::shared_ptr<const Patch>>& patches,
-                  const WeightTable& weights) {
-  const auto spec_of = [&](const Patch* patch) -> const TensorSpec& {
-    return weights.specs()[patch->tensor_index];
-  };
+Hash128 digest_of(const std::vector<std::shared_ptr<const Patch>>& patches) {
   std::vector<const Patch*> with_effect;
   for (const auto& patch : patches) {
     if (!patch->digest.known) {
-      patch->digest = dtype_bytes(spec_of(patch.get()).dtype) == 4
-                          ? digest_of_patch<uint32_t>(*patch)
-                          : digest_of_patch<uint16_t>(*patch);
+      patch->digest = dtype_bytes(patch->dtype) == 4 ? digest_of_patch<uint32_t>(*patch)
+                                                     : digest_of_patch<uint16_t>(*patch);
     }
     if (patch->digest.has_effect) with_effect.push_back(patch.get());
   }
   std::sort(with_effect.begin(), with_effect.end(),
-            [&](const Patch* a, const Patch* b) { return spec_of(a).name < spec_of(b).name; });
+            [](const Patch* a, const Patch* b) { return a->tensor_name < b->tensor_name; });
   Hasher128 hasher;
   for (const Patch* patch : with_effect) {
-    const std::string& name = spec_of(patch).name;
+    const std::string& name = patch->tensor_name;
     const auto name_bytes = static_cast<uint32_t>(name.size());
     hasher.update(&name_bytes, sizeof(name_bytes));
     hasher.update(name.data(), name.size());

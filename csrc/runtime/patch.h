@@ -8,11 +8,11 @@
 #include <vector>
 
 #include "base/array.h"
+#include "base/dtype.h"
 #include "base/hash.h"
 #include "base/result.h"
 #include "format/adapter_file.h"
 #include "runtime/positions.h"
-#include "runtime/weight_table.h"
 
 namespace shira {
 
@@ -23,6 +23,8 @@ using Bytes = Array<uint8_t>;
 /// originals, and the values in its file.
 struct Patch {
   uint32_t tensor_index = 0;
+  std::string tensor_name;
+  Dtype dtype = Dtype::f32;  // of the tensor
   std::shared_ptr<const Positions> positions;
   std::shared_ptr<const Bytes> originals;  // (count,) elements of the tensor's dtype
   std::shared_ptr<const uint8_t> values;   // the same
@@ -72,8 +74,7 @@ struct ActiveSet {
 
 /// The content digest of what a set of patches changes (law I10): XXH3-128 over (length of name as
 /// u32, name, patch hash) of the tensors with an effect, in name order. Fills the caches of the
-/// patches.
-Hash128 digest_of(const std::vector<std::shared_ptr<const Patch>>& patches,
-                  const WeightTable& weights);
+/// patches. Needs no look at the program, whose tensors may become others meanwhile.
+Hash128 digest_of(const std::vector<std::shared_ptr<const Patch>>& patches);
 
 }  // namespace shira

@@ -167,6 +167,8 @@ Result<std::shared_ptr<const Patch>> build_patch(const kernels::KernelTable& ker
   const DefaultFloatMode float_mode;
   auto patch = std::make_shared<Patch>();
   patch->tensor_index = touches[0].tensor_index;
+  patch->tensor_name = spec.name;
+  patch->dtype = spec.dtype;
   if (touch_count == 1) {
     SHIRA_TRY(fill_single(kernels, spec, touches[0], patch.get()));
   } else {

@@ -363,8 +363,7 @@ ProgramState Program::state() const {
   const uint64_t epoch = state_->epoch;
   lock.unlock();
   const std::lock_guard<std::mutex> digest_lock(state_->digest_mutex);
-  return ProgramState{epoch, digest_of(active_set->patches, state_->weights),
-                      members_of(*active_set)};
+  return ProgramState{epoch, digest_of(active_set->patches), members_of(*active_set)};
 }
 
 Result<void> Program::set_thread_count(uint32_t count) {

@@ -237,5 +237,37 @@ TEST(GrowingProgram, TensorsMayBeListedWhileOthersAreAdded) {
   adding.wait();
 }
 
+TEST(GrowingProgram, DigestsMayBeTakenWhileOthersAreAdded) {
+  constexpr uint32_t kEntryCount = 500000;  // enough to be hashed while the next tensor comes
+  const std::vector<float> ones(kEntryCount, 1);
+  Model model;
+  model.tensors.push_back(
+      make_tensor("w", Dtype::f32, {kEntryCount}, encode_values(Dtype::f32, ones)));
+  std::vector<uint32_t> everywhere(kEntryCount);
+  for (uint32_t i = 0; i < kEntryCount; ++i) everywhere[i] = i;
+  const std::vector<float> twos(kEntryCount, 2);
+  const TestAdapter adapter = simple_adapter("a", model.tensors[0], everywhere, twos);
+  Model later;
+  for (int i = 0; i < 30; ++i) {
+    later.tensors.push_back(make_tensor("a tensor with a long name " + std::to_string(i),
+                                        Dtype::f32, {1}, encode_values(Dtype::f32, {1})));
+  }
+  Program program;
+  model.register_with(&program);
+  std::atomic<bool> stop{false};
+  std::thread look([&] {
+    while (!stop) static_cast<void>(program.digest());
+  });
+  for (size_t i = 0; i < later.tensors.size(); ++i) {
+    EXPECT_TRUE(program.add_adapter(adapter.source, {}).ok());
+    EXPECT_TRUE(program.switch_to({{"a", 1}}).ok());
+    EXPECT_TRUE(program.switch_to({}).ok());
+    EXPECT_TRUE(program.remove_adapter("a").ok());
+    EXPECT_TRUE(program.add_tensor(later.spec(i)).ok());
+  }
+  stop = true;
+  look.join();
+}
+
 }  // namespace
 }  // namespace shira::testing
