@@ -186,8 +186,8 @@ def parse_public_key(text: str) -> bytes:
     if re.fullmatch(r"[0-9a-fA-F]{64}", text):
         return bytes.fromhex(text)
     path = Path(text)
-    if not path.exists():
-        raise _bad_key(path, "is neither 64 hex digits nor a file")
+    if not text or not path.exists():
+        raise _bad_key(text or "public key ''", "is neither 64 hex digits nor a file")
     pem = re.fullmatch(_PUBLIC_PEM, path.read_bytes().strip())
     try:
         der = base64.b64decode(b"".join(pem[1].split()), validate=True) if pem else b""
@@ -198,7 +198,7 @@ def parse_public_key(text: str) -> bytes:
     return der[len(_DER_PREFIX) :]
 
 
-def _bad_key(path: Path, problem: str) -> ShiraError:
+def _bad_key(path: Path | str, problem: str) -> ShiraError:
     return error_of("INVALID_ARGUMENT", problem, file=str(path))
 
 

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+from shira_runtime import __version__
 from shira_runtime.commands import (
     apply,
     bench,
@@ -21,7 +23,7 @@ from shira_runtime.commands import (
     sign,
     verify,
 )
-from shira_runtime.commands.output import Misuse, note
+from shira_runtime.commands.output import Misuse, note, say
 from shira_runtime.errors import ShiraError
 
 __all__ = ["run"]
@@ -38,11 +40,16 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error), 2)
     except BrokenPipeError:
         raise
-    except (ShiraError, ImportError, ValueError) as error:
+    except ShiraError as error:
+        hint = "; name it with --index-from" if error.status == "MISSING_INDEX" else ""
+        return _fail(f"{error}{hint}", 1)
+    except (ImportError, ValueError) as error:
         # What the readers of checkpoints and programs refuse is a ValueError of their own.
         return _fail(str(error) or type(error).__name__, 1)
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except MemoryError:
+        return _fail("out of memory", 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 1)
     except Exception as error:
@@ -56,8 +63,10 @@ def _build() -> typer.Typer:
     app = typer.Typer(
         add_completion=False,
         rich_markup_mode=None,
-        help="Look into, check, apply and measure sparse (SHiRA) adapters.",
+        help="Look into, check, apply and measure sparse (SHiRA) adapters.\n\nExit codes: 0 fine,"
+        " 1 a bad file or a refusal, 2 misuse.",
     )
+    app.callback()(_options)
     app.command("inspect")(inspect.inspect)
     app.command("verify")(verify.verify)
     app.command("diff")(diff.diff)
@@ -74,6 +83,23 @@ def _build() -> typer.Typer:
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )(demo.demo)
     return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"shira {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 def _fail(message: str, code: int) -> int:

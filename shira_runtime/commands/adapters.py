@@ -12,28 +12,43 @@ import typer
 
 from shira_runtime import Adapter, AdapterFile
 from shira_runtime.commands.output import Misuse
+from shira_runtime.errors import error_of
 
 __all__ = [
     "IndexFrom",
     "Names",
+    "Scales",
     "Tiers",
     "by_name",
     "open_adapters",
     "open_file",
     "open_sources",
     "parse_scales",
+    "read_content",
+    "require_regular",
 ]
 
 Names = Annotated[
     list[str] | None,
-    typer.Option("--adapter", "-a", help="NAME of an adapter in a file that holds several."),
+    typer.Option("--adapter", "-a", metavar="NAME", help="An adapter in a file of several."),
 ]
 Tiers = Annotated[
-    int | None, typer.Option(min=1, help="Open only the first N importance tiers of each file.")
+    int | None,
+    typer.Option(min=1, metavar="N", help="Open only the first N importance tiers of each file."),
+]
+Scales = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scale",
+        metavar="NAME=NUMBER",
+        help="The scale of an adapter, 1 if not given; NUMBER will do where there is one adapter.",
+    ),
 ]
 IndexFrom = Annotated[
     list[Path] | None,
-    typer.Option("--index-from", help="A .shb file whose positions another one refers to."),
+    typer.Option(
+        "--index-from", metavar="OTHER.shb", help="A file whose positions another one refers to."
+    ),
 ]
 
 
@@ -55,6 +70,27 @@ def open_sources(index_from: Sequence[Path] | None) -> list[AdapterFile]:
     return [AdapterFile.open(source) for source in index_from or ()]
 
 
+def read_content(path: Path) -> bytes:
+    """Read the whole of a regular file, and not wait for a pipe or fill memory from a device.
+
+    Raises:
+        FileError: it is something else.
+        OSError: it cannot be read.
+    """
+    require_regular(path)
+    return path.read_bytes()
+
+
+def require_regular(path: Path) -> None:
+    """Refuse what exists and is no regular file.
+
+    Raises:
+        FileError: it is a pipe, a device or a folder.
+    """
+    if path.exists() and not path.is_file():
+        raise error_of("IO_ERROR", "this is not a regular file", file=str(path))
+
+
 def open_adapters(
     paths: Iterable[Path],
     names: Sequence[str] | None = None,
@@ -69,19 +105,18 @@ def open_adapters(
     """
     adapters: list[Adapter] = []
     wanted = list(names or ())
-    known: list[str] = []
-    for path in paths:
-        file = open_file(path, tiers, index_from)
+    files = [open_file(path, tiers, index_from) for path in paths]
+    known = [name for file in files for name in file.adapters]
+    if missing := [name for name in wanted if name not in known]:
+        raise Misuse(f"--adapter {missing[0]}: no such adapter among {', '.join(known)}")
+    for file in files:
         chosen = [name for name in wanted if name in file.adapters]
         if len(file.adapters) > 1 and not chosen:
             raise Misuse(
-                f"{path} holds {len(file.adapters)} adapters, choose with --adapter:"
+                f"{file.path} holds {len(file.adapters)} adapters, choose with --adapter:"
                 f" {', '.join(file.adapters)}"
             )
         adapters += [file.adapters[name] for name in chosen or file.adapters]
-        known += file.adapters
-    if missing := [name for name in wanted if name not in known]:
-        raise Misuse(f"--adapter {missing[0]}: no such adapter among {', '.join(known)}")
     return adapters
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from shira_runtime.commands.adapters import (
     IndexFrom,
     Names,
+    Scales,
     Tiers,
     by_name,
     open_adapters,
@@ -29,9 +30,7 @@ def apply(
     names: Names = None,
     tiers: Tiers = None,
     index_from: IndexFrom = None,
-    scale: Annotated[
-        list[str] | None, typer.Option(help="NAME=NUMBER, the scale of an adapter; else 1.")
-    ] = None,
+    scale: Scales = None,
     allow_unverified_base: Annotated[
         bool,
         typer.Option("--allow-unverified-base", help="Accept files without base fingerprints."),

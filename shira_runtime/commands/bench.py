@@ -30,7 +30,9 @@ def bench(
     ] = None,
     adapters: Annotated[
         list[Path] | None,
-        typer.Argument(help=".shb files with one or two adapters; one alternates with the base."),
+        typer.Argument(
+            help=".shb files; of a pack --adapter names one or two. One alternates with the base."
+        ),
     ] = None,
     names: Names = None,
     tiers: Tiers = None,
@@ -39,7 +41,7 @@ def bench(
     inputs: Inputs = None,
     rounds: Annotated[int, typer.Option(min=1, help="Switches in each direction.")] = 200,
     forward_rounds: Annotated[int, typer.Option(min=0, help="Forward passes per state.")] = 20,
-    threads: Annotated[int, typer.Option(min=1, max=64)] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Threads that store weights.")] = 1,
     allow_unverified_base: Annotated[
         bool,
         typer.Option("--allow-unverified-base", help="Accept files without base fingerprints."),
@@ -56,6 +58,8 @@ def bench(
     opened_adapters = by_name(open_adapters(adapters or (), names, tiers, index_from))
     if not 1 <= len(opened_adapters) <= 2:
         raise Misuse("name one or two adapters to switch between")
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
     program = load_program(model, data)
     program.threads = threads
     added = [
@@ -82,7 +86,6 @@ def bench(
         "forward_ns": _time_forwards(program, states[0], inputs, forward_rounds),
     }
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json_format.dumps(result, indent=1) + "\n")
         note(f"wrote {output}")
     if json:

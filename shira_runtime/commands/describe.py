@@ -34,6 +34,7 @@ def describe_file(file: AdapterFile) -> dict[str, Any]:
     users = Counter((part.tier, part.index_number) for part in parts)
     streams = {(part.tier, part.index_number): part for part in parts}
     entry_count = sum(adapter.entry_count for adapter in adapters)
+    opened_bytes = _opened_bytes(file)
     return {
         "file": file.path,
         "kind": "shb",
@@ -44,7 +45,8 @@ def describe_file(file: AdapterFile) -> dict[str, Any]:
         "tier_count": file.tier_count,
         "opened_tier_count": file.opened_tier_count,
         "entry_count": entry_count,
-        "bytes_per_entry": file.file_bytes / entry_count,
+        "opened_bytes": opened_bytes,
+        "bytes_per_entry": opened_bytes / entry_count,
         "sections": [
             {
                 "kind": _SECTIONS.get(section.kind, f"optional {section.kind}"),
@@ -69,6 +71,17 @@ def describe_file(file: AdapterFile) -> dict[str, Any]:
         ],
         "adapters": [_describe_adapter(adapter, users) for adapter in adapters],
     }
+
+
+def _opened_bytes(file: AdapterFile) -> int:
+    """Size of the file up to the end of its opened tiers, which come in order."""
+    if file.opened_tier_count == file.tier_count:
+        return file.file_bytes
+    return max(
+        section.offset_bytes + section.size_bytes
+        for section in file._core.sections
+        if section.tier < file.opened_tier_count
+    )
 
 
 def _describe_adapter(adapter: Adapter, users: Counter[tuple[int, int]]) -> dict[str, Any]:

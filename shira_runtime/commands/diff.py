@@ -26,7 +26,7 @@ _LARGEST_DENSE = 2048  # columns up to which the m x m product is formed without
 
 def diff(
     files: Annotated[
-        list[Path], typer.Argument(help="Two .shb files, or one with several adapters.")
+        list[Path], typer.Argument(help="Two .shb files, or a pack and --adapter twice.")
     ],
     names: Names = None,
     tiers: Tiers = None,

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from shira_runtime.commands.output import Misuse
 from shira_runtime.program import Program
@@ -32,7 +33,12 @@ _TORCH_TYPES = {
 
 Inputs = Annotated[
     list[Path] | None,
-    typer.Option("--input", "-i", help="A .npy file per input, in order; by default all ones."),
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="FILE.npy",
+        help="A .npy file per input, in order; by default all ones.",
+    ),
 ]
 
 
@@ -47,7 +53,7 @@ def read_inputs(paths: Sequence[Path] | None, program: Program) -> list[Any]:
         OSError, ValueError: a file that cannot be read, or is no array of numbers.
     """
     if paths:
-        return [np.load(path, allow_pickle=False) for path in paths]
+        return [read_array(path) for path in paths]
     source = program._source
     assert isinstance(source, ExecutorchSource), "made by load_program"
     torch = importlib.import_module("torch")
@@ -61,3 +67,16 @@ def read_inputs(paths: Sequence[Path] | None, program: Program) -> list[Any]:
             raise Misuse(f"input {index} has no simple tensor type: name it with --input") from None
         inputs.append(torch.ones(tuple(tensor.sizes()), dtype=dtype))
     return inputs
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """Read one .npy file.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or holds something else than one array of numbers.
+    """
+    with path.open("rb") as stream:
+        try:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+        except ValueError:  # its words name no file, and propose to run code that is in it
+            raise ValueError(f"{path}: is no .npy file of numbers") from None

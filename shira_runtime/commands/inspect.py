@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from shira_runtime import _core
-from shira_runtime.commands.adapters import IndexFrom, Tiers, open_file
+from shira_runtime.commands.adapters import IndexFrom, Tiers, open_file, require_regular
 from shira_runtime.commands.describe import PEFT_BYTES_PER_ENTRY, describe_file
 from shira_runtime.commands.output import Json, count, note, print_json, print_table, say
 
@@ -22,6 +22,7 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Show what is in an adapter file, or a program's named constants."""
+    require_regular(file)
     with file.open("rb") as stream:
         start = stream.read(8)
     if start[4:6] in (b"ET", b"FT"):
@@ -44,19 +45,26 @@ def _show_file(file: dict[str, Any]) -> None:
         tiers = f", {file['opened_tier_count']} of {file['tier_count']} tiers"
     pack = f"pack of {len(adapters)} adapters" if len(adapters) > 1 else adapters[0]["name"]
     say(f"{pack}: .shb {file['format_version']}{tiers}, {signed}")
+    if len(adapters) > 1:
+        say(", ".join(adapter["name"] for adapter in adapters))
+    opened = ""
+    if file["opened_bytes"] < file["file_bytes"]:
+        opened = f"{count(file['opened_bytes'])} of "
+    say(
+        f"{count(file['entry_count'])} entries, {opened}{count(file['file_bytes'])} bytes:"
+        f" {file['bytes_per_entry']:.2f} per entry (PEFT: {PEFT_BYTES_PER_ENTRY})"
+    )
+    shared = sum(table["used_by"] > 1 for table in file["index_tables"])
+    if shared:
+        say(f"{shared} of {len(file['index_tables'])} index streams are shared")
+    if any(section["kind"] == "index reference" for section in file["sections"]):
+        say("its positions are in another file, which the bytes below count too")
     say(f"digest {file['content_digest']}")
     for adapter in adapters:
         _show_adapter(adapter)
     print_table(
         ("section", "tier", "offset", "bytes"),
         [(s["kind"], s["tier"], s["offset_bytes"], s["size_bytes"]) for s in file["sections"]],
-    )
-    shared = sum(table["used_by"] > 1 for table in file["index_tables"])
-    if shared:
-        say(f"{shared} of {len(file['index_tables'])} index streams are shared")
-    say(
-        f"{count(file['entry_count'])} entries, {count(file['file_bytes'])} bytes:"
-        f" {file['bytes_per_entry']:.2f} per entry (PEFT: {PEFT_BYTES_PER_ENTRY})"
     )
 
 
@@ -65,7 +73,7 @@ def _show_adapter(adapter: dict[str, Any]) -> None:
     print_table(
         (
             *("tensor", "shape", "dtype", "entries", "density %"),
-            *("index", "values", "bytes", "B/entry", "bound"),
+            *("index", "values", "bytes", "B/entry", "entropy"),
         ),
         [
             (
@@ -121,6 +129,11 @@ def _shared(other: str) -> str:
 
 def _show_program(program: dict[str, Any]) -> None:
     tensors = program["tensors"]
+    switchable = sum(tensor["switchable"] for tensor in tensors)
+    say(
+        f".{program['kind']} of {count(program['file_bytes'])} bytes with {len(tensors)} named"
+        f" constants, {switchable} of them switchable"
+    )
     print_table(
         ("constant", "shape", "dtype", "offset", "bytes", "switchable", "why not"),
         [
@@ -135,11 +148,6 @@ def _show_program(program: dict[str, Any]) -> None:
             )
             for tensor in tensors
         ],
-    )
-    switchable = sum(tensor["switchable"] for tensor in tensors)
-    say(
-        f".{program['kind']} of {count(program['file_bytes'])} bytes with {len(tensors)} named"
-        f" constants, {switchable} of them switchable"
     )
     if not tensors:
         note("No constant has a name: `shira program` exports programs whose constants have.")

@@ -20,7 +20,7 @@ def keygen(
     ],
     json: Json = False,
 ) -> None:
-    """Make an Ed25519 key pair and print the public key that a runtime is given.
+    """Make an Ed25519 key pair; print its public half.
 
     The secret key is PEM (PKCS #8) without a password, readable by its owner only. Neither file
     replaces another one.

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from shira_runtime import AdapterFile
-from shira_runtime.commands.output import Json, count, print_json, say
+from shira_runtime.commands.output import Json, Misuse, count, print_json, say
 
 
 def pack(
@@ -18,7 +18,7 @@ def pack(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     json: Json = False,
 ) -> None:
-    """Put the adapters of several files into one, in which equal positions are stored once.
+    """Put several files into one, equal positions once.
 
     Signatures do not carry over.
     """
@@ -29,6 +29,8 @@ def pack(
         raise ImportError(
             f"packing needs {error.name}: pip install 'shira-runtime[cli,format]'"
         ) from None
+    if len(files) < 2:
+        raise Misuse(f"name two or more files to pack, not {len(files)}")
     check_output(output, force)
     content = pack_adapters(files)
     packed = AdapterFile.from_bytes(content, str(output))

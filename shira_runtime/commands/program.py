@@ -49,7 +49,7 @@ def program(
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     json: Json = False,
 ) -> None:
-    """Export a PyTorch module to a program whose weights can be switched."""
+    """Export a PyTorch module with switchable weights."""
     # Imports torch and executorch, which no other command needs.
     export = importlib.import_module("shira_runtime.export.program")
     report = export.program_command(

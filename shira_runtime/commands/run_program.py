@@ -18,6 +18,7 @@ from shira_runtime import load_program
 from shira_runtime.commands.adapters import (
     IndexFrom,
     Names,
+    Scales,
     Tiers,
     by_name,
     open_adapters,
@@ -36,10 +37,7 @@ def run_program(
     tiers: Tiers = None,
     index_from: IndexFrom = None,
     inputs: Inputs = None,
-    scale: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=NUMBER, the scale of an adapter (NUMBER if there is one); else 1."),
-    ] = None,
+    scale: Scales = None,
     data: Annotated[Path | None, typer.Option(help="The program's .ptd file.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A folder for output_0.npy and so on.")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from shira_runtime import AdapterFile, signing
-from shira_runtime.commands.adapters import IndexFrom, open_sources
+from shira_runtime.commands.adapters import IndexFrom, open_sources, read_content
 from shira_runtime.commands.output import Json, print_json, say
 from shira_runtime.errors import error_of
 
@@ -36,7 +36,7 @@ def sign(
     target, replace = (file, True) if output is None else (output, force)
     check_output(target, replace)
     private_key = signing.read_private_key(key)
-    content = file.read_bytes()
+    content = read_content(file)
     opened = AdapterFile.from_bytes(content, str(file), index_from=open_sources(index_from))
     signing.check_digests(content, str(file))
     if opened.signer is not None and not force:

@@ -18,7 +18,7 @@ from shira_runtime import (
     from_numpy,
     signing,
 )
-from shira_runtime.commands.adapters import IndexFrom, open_sources
+from shira_runtime.commands.adapters import IndexFrom, open_sources, read_content
 from shira_runtime.commands.bases import Base
 from shira_runtime.commands.output import Json, count, print_json, print_table, say
 from shira_runtime.errors import error_of
@@ -33,15 +33,21 @@ def verify(
     public_key: Annotated[
         str | None,
         typer.Option(
-            "--public-key", help="Also the signature: 64 hex digits, or a PEM file of the key."
+            "--public-key",
+            metavar="KEY",
+            help="Also the signature: 64 hex digits, or a PEM file of the key.",
         ),
     ] = None,
     index_from: IndexFrom = None,
     json: Json = False,
 ) -> None:
-    """Check a file's checksums, digests and signature, and that its adapters fit a base."""
+    """Check digests, a signature, and the fit to a base.
+
+    Checksums and every rule of the format are always checked; the signature with --public-key, the
+    fit with --base.
+    """
     key = None if public_key is None else signing.parse_public_key(public_key)
-    content = file.read_bytes()
+    content = read_content(file)
     opened = AdapterFile.from_bytes(content, str(file), index_from=open_sources(index_from))
     check_digests(opened, content)
     if key is not None:
@@ -71,7 +77,7 @@ def verify(
             )
         if not failed:
             against = "" if base is None else f", made for {base}"
-            signed = "" if key is None else f", signed by {key.hex()}"
+            signed = _signed(opened, key)
             tensor_count = sum(len(adapter.tensors) for adapter in adapters)
             entry_count = sum(adapter.entry_count for adapter in adapters)
             pack = f"{len(adapters)} adapters, " if len(adapters) > 1 else ""
@@ -86,6 +92,12 @@ def verify(
             f" the first: {failed[0]['problem']}",
             tensor=failed[0]["name"],
         )
+
+
+def _signed(opened: AdapterFile, key: bytes | None) -> str:
+    if key is not None:
+        return f", signed by {key.hex()}"
+    return ", signature not checked: give --public-key" if opened.signer else ", not signed"
 
 
 def check_digests(opened: AdapterFile, content: bytes) -> None:

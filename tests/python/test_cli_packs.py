@@ -84,6 +84,9 @@ def test_inspect_shows_tiers(shira: Shira, packed: Packed) -> None:
     assert sections == [(kind, tier) for tier in range(3) for kind in ("index", "values")]
     parts = shown["adapters"][0]["tensors"][0]["parts"]
     assert [part["tier"] for part in parts] == [0, 1]
+    last = shown["sections"][-3]  # values of the second tier
+    assert shown["opened_bytes"] == last["offset_bytes"] + last["size_bytes"]
+    assert shown["bytes_per_entry"] == shown["opened_bytes"] / 70
     assert shira("inspect", packed.tiers, "--tiers", 4).code == 1
     assert shira("inspect", packed.tiers, "--tiers", 0).code == 2
 

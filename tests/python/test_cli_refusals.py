@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_inputs import Files, Shira
 from shb_files import resealed, section_range
 
 pytest.importorskip("typer")
 pytest.importorskip("safetensors")
+
+from shira_runtime.commands.inputs import read_array
 
 MISUSE: dict[str, tuple[tuple[str, ...], str]] = {
     "no such command": (("fly",), "fly"),
@@ -33,6 +37,8 @@ MISUSE: dict[str, tuple[tuple[str, ...], str]] = {
     "two of one name": (("apply", "{base}", "{de}", "{de}", "-o", "{out}"), "one name"),
     "base of another kind": (("apply", "{de}", "{de}", "-o", "{out}"), ".safetensors"),
     "no checkout": (("demo", "--dir", "{folder}"), "examples"),
+    "one file to pack": (("pack", "{de}", "-o", "{out}"), "two or more files"),
+    "an adapter that no file has": (("diff", "{de}", "{de}", "-a", "es"), "no such adapter among"),
     "nothing to measure": (("bench", "{de}"), "one or two adapters"),
     "one adapter to measure twice": (("bench", "{out}", "{de}", "{de}"), "one name"),
 }
@@ -84,6 +90,41 @@ def test_a_bad_file_is_one_line_and_code_1(shira: Shira, files: Files, what: str
     assert ran.err.startswith("error: ")
     assert len(ran.err.splitlines()) == 1
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "sign"])
+def test_what_is_no_regular_file_is_not_read(shira: Shira, tmp_path: Path, command: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    key = ("--key", tmp_path / "key") if command == "sign" else ()
+    assert command != "sign" or shira("keygen", "-o", tmp_path / "key").code == 0
+    for path in (pipe, "/dev/zero", tmp_path):
+        ran = shira(command, path, *key)
+        assert (ran.code, ran.out) == (1, "")
+        assert ran.err.startswith(f"error: {path}: ")
+        assert ran.err.endswith(" not a regular file\n")
+
+
+def test_an_input_that_is_no_array_is_named(tmp_path: Path) -> None:
+    for name, content in {"empty": b"", "text": b"hello", "archive": b"PK\x03\x04"}.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}: is no .npy file of numbers"):
+            read_array(path)
+    np.savez(tmp_path / "several.npz", a=np.ones(2))
+    with pytest.raises(ValueError, match=r"several.npz: is no .npy file of numbers"):
+        read_array(tmp_path / "several.npz")
+
+
+def test_lack_of_memory_is_one_line(
+    shira: Shira, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr("shira_runtime.commands.verify.read_content", fail)
+    ran = shira("verify", files.de)
+    assert (ran.code, ran.err) == (1, "error: out of memory\n")
 
 
 @pytest.mark.parametrize("size_bytes", [0, 4, 7, 300])
