@@ -7,14 +7,19 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from shira_runtime import _core
 from shira_runtime.errors import error_of
 
-__all__ = ["Adapter", "AdapterFile"]
+__all__ = ["Adapter", "AdapterFile", "key_bytes"]
 
 _NAMES_IN_MESSAGE = 8
+_MAXIMUM_TIERS = 8
+
+
+Sources: TypeAlias = "Iterable[AdapterFile | Adapter] | AdapterFile | Adapter"
+"""Opened files whose positions another one may refer to."""
 
 
 class AdapterFile:
@@ -42,7 +47,7 @@ class AdapterFile:
         *,
         tiers: int | None = None,
         public_key: bytes | None = None,
-        index_from: Iterable[AdapterFile | Adapter] = (),
+        index_from: Sources = (),
     ) -> AdapterFile:
         """Read and check a .shb file.
 
@@ -51,19 +56,23 @@ class AdapterFile:
             tiers: open only the first so many importance tiers; None for all of them.
             public_key: the 32 bytes of an Ed25519 key. A file that it has not signed is refused
                 before anything but its section table is looked at.
-            index_from: opened files whose positions this one may refer to.
+            index_from: opened files, or one, whose positions this one may refer to.
 
         Raises:
             FormatError: the file breaks a rule of docs/FORMAT.md; `offset_bytes` says where.
             UnsupportedError: the file requires what this release does not know.
             SignatureError: NOT_SIGNED, WRONG_KEY or BAD_SIGNATURE; NO_CRYPTOGRAPHY where this
                 build cannot check signatures.
-            UsageError: there are fewer tiers than asked for, or MISSING_INDEX: the file refers to
-                positions of a file that `index_from` does not have.
+            UsageError: INVALID_ARGUMENT: an argument of another kind, or fewer tiers than asked
+                for; MISSING_INDEX: the file refers to positions of a file that `index_from` does
+                not have.
             FileError: the file cannot be read.
         """
         options = _open_options(tiers, public_key, index_from)
-        return cls(_core.AdapterFile.open(os.fsencode(path), *options))
+        encoded = os.fsencode(path)
+        if b"\0" in encoded:
+            raise error_of("INVALID_ARGUMENT", f"path {path!r} holds a zero byte")
+        return cls(_core.AdapterFile.open(encoded, *options))
 
     @classmethod
     def from_bytes(
@@ -73,7 +82,7 @@ class AdapterFile:
         *,
         tiers: int | None = None,
         public_key: bytes | None = None,
-        index_from: Iterable[AdapterFile | Adapter] = (),
+        index_from: Sources = (),
     ) -> AdapterFile:
         """Check a .shb file that is in memory, as `open`; `label` stands for its path in errors."""
         options = _open_options(tiers, public_key, index_from)
@@ -161,7 +170,7 @@ class AdapterFile:
             SignatureError: NOT_SIGNED, WRONG_KEY, BAD_SIGNATURE or NO_CRYPTOGRAPHY.
             FormatError: DIGEST_MISMATCH.
         """
-        self._core.check_signature(public_key)
+        self._core.check_signature(key_bytes(public_key))
 
     def __repr__(self) -> str:
         return f"<AdapterFile {self.path!r}: {len(self._adapters)} adapters>"
@@ -190,7 +199,7 @@ class Adapter:
         *,
         tiers: int | None = None,
         public_key: bytes | None = None,
-        index_from: Iterable[AdapterFile | Adapter] = (),
+        index_from: Sources = (),
     ) -> Adapter:
         """Read and check a .shb file, and return its adapter.
 
@@ -218,7 +227,7 @@ class Adapter:
         *,
         tiers: int | None = None,
         public_key: bytes | None = None,
-        index_from: Iterable[AdapterFile | Adapter] = (),
+        index_from: Sources = (),
     ) -> Adapter:
         """Check a .shb file that is in memory, as `open`; `label` stands for its path in errors."""
         file = AdapterFile.from_bytes(
@@ -294,12 +303,37 @@ class Adapter:
 
 
 def _open_options(
-    tiers: int | None, public_key: bytes | None, index_from: Iterable[AdapterFile | Adapter]
+    tiers: int | None, public_key: bytes | None, index_from: Sources
 ) -> tuple[int, bytes | None, list[_core.AdapterFile]]:
-    if tiers is not None and tiers < 1:
-        raise error_of("INVALID_ARGUMENT", f"tiers is {tiers}, expected at least 1")
-    sources = [source.file if isinstance(source, Adapter) else source for source in index_from]
-    return tiers or 0, public_key, [source._core for source in sources]
+    if tiers is not None and (type(tiers) is not int or not 1 <= tiers <= _MAXIMUM_TIERS):
+        raise error_of("INVALID_ARGUMENT", f"tiers is {tiers!r}, expected 1 to {_MAXIMUM_TIERS}")
+    if isinstance(index_from, AdapterFile | Adapter):
+        index_from = (index_from,)
+    sources: list[Any] = list(index_from)
+    for source in sources:
+        if not isinstance(source, AdapterFile | Adapter):
+            raise error_of(
+                "INVALID_ARGUMENT",
+                f"index_from holds a {type(source).__name__}, expected opened files",
+            )
+    files = [source.file if isinstance(source, Adapter) else source for source in sources]
+    key = None if public_key is None else key_bytes(public_key)
+    return tiers or 0, key, [file._core for file in files]
+
+
+def key_bytes(public_key: bytes) -> bytes:
+    """Check that a public key is given as bytes; the core checks how many.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if not isinstance(public_key, bytes | bytearray):
+        raise error_of(
+            "INVALID_ARGUMENT",
+            f"the public key is a {type(public_key).__name__}, expected 32 bytes;"
+            " bytes.fromhex makes them of 64 hex digits",
+        )
+    return bytes(public_key)
 
 
 def _parse_int(digits: str) -> int | float:

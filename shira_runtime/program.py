@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from shira_runtime import _core
-from shira_runtime.adapter import Adapter
+from shira_runtime.adapter import Adapter, AdapterFile, key_bytes
 from shira_runtime.errors import BaseMismatchError, error_of
 from shira_runtime.reports import SwitchReport, TensorInfo, VerifyReport
 
@@ -80,7 +80,7 @@ class Program:
 
     def add_adapter(
         self,
-        source: str | os.PathLike[str] | Adapter,
+        source: str | os.PathLike[str] | Adapter | AdapterFile,
         name: str | None = None,
         *,
         adapter: str | None = None,
@@ -90,9 +90,9 @@ class Program:
         """Bind an adapter to the weights by their names; nothing is written.
 
         Args:
-            source: a path of a .shb file, or an opened adapter.
+            source: a path of a .shb file, or an opened file or adapter.
             name: what to call it here; by default the name stored in the file.
-            adapter: which adapter of the file, by its name; needed where a path holds several.
+            adapter: which adapter of the file, by its name; needed where it holds several.
             allow_unverified_base: accept a file without base fingerprints. Nothing then tells
                 whether it was made for these weights.
             allow_partial: accept a file with tensors that the program does not have, as long as one
@@ -105,7 +105,8 @@ class Program:
             BaseMismatchError: UNKNOWN_TENSOR, SHAPE_MISMATCH, DTYPE_MISMATCH, SHARED_STORAGE or
                 UNVERIFIED_BASE; the values themselves are compared at the first switch, or by
                 `check_adapter`.
-            UsageError: DUPLICATE_NAME, or an adapter that the file does not have.
+            UsageError: DUPLICATE_NAME, UNKNOWN_ADAPTER, INVALID_ARGUMENT: the file holds several
+                adapters and none is named; MISSING_INDEX: open such a file with `Adapter.open`.
             SignatureError: see `require_signature`.
             AttachError: a mask of the largest base values cannot be found in memory that is no
                 longer the one that was attached.
@@ -113,7 +114,9 @@ class Program:
             FormatError, UnsupportedError, FileError: see `Adapter.open`.
         """
         self._require_no_forward("add_adapter")
-        if not isinstance(source, Adapter):
+        if isinstance(source, AdapterFile):
+            source = source.adapter(adapter)
+        elif not isinstance(source, Adapter):
             # Opened with the key, so that no unsigned byte is looked at.
             source = Adapter.open(source, adapter, public_key=self._public_key)
         elif adapter is not None:
@@ -142,6 +145,7 @@ class Program:
                 raises it for those that do not.
             FormatError: DIGEST_MISMATCH, likewise.
         """
+        public_key = key_bytes(public_key)
         self._core.require_signature(public_key)
         self._public_key = public_key
 

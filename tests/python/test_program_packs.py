@@ -64,6 +64,18 @@ def test_a_pack_gives_each_of_its_adapters(pack: Path) -> None:
     assert Adapter.from_bytes(pack.read_bytes(), "x", "it").path == "x"
 
 
+def test_an_opened_file_can_be_added(base: dict[str, NDArray[Any]], pack: Path) -> None:
+    program, file = from_numpy(base), AdapterFile.open(pack)
+    assert program.add_adapter(file, adapter="de") == "de"
+    with pytest.raises(UsageError, match="name one"):
+        program.add_adapter(file)
+
+
+def test_a_zero_byte_does_not_end_a_path(pack: Path) -> None:
+    with pytest.raises(UsageError, match="zero byte"):
+        AdapterFile.open(f"{pack}\0.shb")
+
+
 def test_a_pack_demands_a_name(pack: Path) -> None:
     with pytest.raises(UsageError) as caught:
         Adapter.open(pack)
@@ -128,9 +140,9 @@ def test_opened_tiers_give_their_entries(base: dict[str, NDArray[Any]]) -> None:
             assert array.tobytes() == flat.tobytes()
 
 
-@pytest.mark.parametrize("tiers", [0, -1, 4])
+@pytest.mark.parametrize("tiers", [0, -1, 4, 9, 2**40, 1.0, "1", True])
 def test_tiers_that_are_not_there_cannot_be_opened(
-    base: dict[str, NDArray[Any]], tiers: int
+    base: dict[str, NDArray[Any]], tiers: Any
 ) -> None:
     content = tiered_bytes(base, "de", ([1], [2], [3]))
     with pytest.raises(UsageError) as caught:
@@ -274,11 +286,14 @@ def test_positions_may_come_from_another_file(base: dict[str, NDArray[Any]]) -> 
         Adapter.from_bytes(second.content)
     assert caught.value.status == "MISSING_INDEX"
     source = Adapter.from_bytes(first.content)
-    for given in (source, source.file):
-        adapter = Adapter.from_bytes(second.content, index_from=[given])
+    for given in ([source], [source.file], source, source.file):
+        adapter = Adapter.from_bytes(second.content, index_from=given)
         np.testing.assert_array_equal(
             adapter.tensors["layer.a.weight"].indices(), np.arange(2, 200, 5)
         )
+    wrong: Any = ["first.shb"]
+    with pytest.raises(UsageError, match="index_from holds a str, expected opened files"):
+        Adapter.from_bytes(second.content, index_from=wrong)
     live = {name: array.copy() for name, array in base.items()}
     program = from_numpy(live)
     program.add_adapter(source)
@@ -300,6 +315,17 @@ def test_a_program_may_be_made_with_a_key(base: dict[str, NDArray[Any]], pack: P
         assert caught.value.status == expected
     with pytest.raises(ShiraError):
         from_numpy(base, public_key=b"short")
+
+
+def test_a_key_in_hex_digits_is_refused_with_words(pack: Path) -> None:
+    digits: Any = "00" * 32
+    for use in (
+        lambda: from_numpy({"a": np.zeros(2, np.float32)}, public_key=digits),
+        lambda: Adapter.open(pack, "de", public_key=digits),
+        lambda: AdapterFile.open(pack).check_signature(digits),
+    ):
+        with pytest.raises(UsageError, match=r"public key is a str, .* bytes\.fromhex"):
+            use()
 
 
 def test_a_torch_program_may_be_made_with_a_key(pack: Path) -> None:
