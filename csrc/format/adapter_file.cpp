@@ -20,41 +20,53 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "values are handed out 
 
 using AdapterPointer = std::shared_ptr<const AdapterFile>;
 
-/// Reads exactly `size_bytes` bytes.
-Result<void> read_exactly(const File& file, uint64_t offset_bytes, uint8_t* out,
-                          size_t size_bytes) {
-  SHIRA_ASSIGN(const uint64_t done_bytes, file.read_at(offset_bytes, size_bytes, out));
-  if (done_bytes == size_bytes) return {};
-  return file.error(Status::IO_ERROR, "the file became shorter while it was read");
-}
+/// Both sources read exactly `size_bytes` bytes from `offset_bytes` on.
+struct FileSource {
+  const File& file;
 
-Result<AdapterPointer> read_and_parse(const std::string& path, const OpenOptions& options) {
-  SHIRA_ASSIGN(const File file, File::open(path));
-  SHIRA_ASSIGN(const FileState state, file.state());
-  const uint64_t file_bytes = state.size_bytes;
+  Result<void> read(uint64_t offset_bytes, uint8_t* out, size_t size_bytes) const {
+    SHIRA_ASSIGN(const uint64_t done_bytes, file.read_at(offset_bytes, size_bytes, out));
+    if (done_bytes == size_bytes) return {};
+    return file.error(Status::IO_ERROR, "the file became shorter while it was read");
+  }
+  Result<void> check_fits_memory(uint64_t size_bytes) const {
+    return file.check_fits_memory(size_bytes);
+  }
+};
+
+struct MemorySource {
+  const uint8_t* bytes;
+
+  Result<void> read(uint64_t offset_bytes, uint8_t* out, size_t size_bytes) const {
+    if (size_bytes > 0) std::memcpy(out, bytes + offset_bytes, size_bytes);
+    return {};
+  }
+  Result<void> check_fits_memory(uint64_t /*size_bytes*/) const { return {}; }  // it did already
+};
+
+/// Reads every byte once and looks at the copy only: a source that changes meanwhile cannot show
+/// one table to the checks of the sections and another one to those of the signature.
+template <typename Source>
+Result<AdapterPointer> copy_and_parse(const Source& source, uint64_t file_bytes,
+                                      const std::string& label, const OpenOptions& options) {
   // A file of another kind, or whose sections do not cover it, is refused before memory is spent.
   std::array<uint8_t, layout::kMaxSectionTableEnd> start;
   const auto start_bytes = static_cast<size_t>(std::min<uint64_t>(file_bytes, start.size()));
-  SHIRA_TRY(read_exactly(file, 0, start.data(), start_bytes));
+  SHIRA_TRY(source.read(0, start.data(), start_bytes));
   const ByteReader reader(start.data(), start_bytes);
   SHIRA_ASSIGN(const Header header, read_header(reader, file_bytes));
   SHIRA_ASSIGN(std::vector<SectionInfo> sections, read_section_table(header, reader, file_bytes));
-  SHIRA_TRY(file.check_fits_memory(file_bytes));
+  SHIRA_TRY(source.check_fits_memory(file_bytes));
   SHIRA_ASSIGN(Array<uint8_t> bytes, Array<uint8_t>::make(static_cast<size_t>(file_bytes)));
   std::memcpy(bytes.data(), start.data(), start_bytes);
-  SHIRA_TRY(
-      read_exactly(file, start_bytes, bytes.data() + start_bytes, bytes.size() - start_bytes));
-  return AdapterParser::parse(std::move(bytes), path, header, std::move(sections), options);
+  SHIRA_TRY(source.read(start_bytes, bytes.data() + start_bytes, bytes.size() - start_bytes));
+  return AdapterParser::parse(std::move(bytes), label, header, std::move(sections), options);
 }
 
-Result<AdapterPointer> copy_and_parse(const void* source, size_t size_bytes,
-                                      const std::string& label, const OpenOptions& options) {
-  const ByteReader reader(static_cast<const uint8_t*>(source), size_bytes);
-  SHIRA_ASSIGN(const Header header, read_header(reader, size_bytes));
-  SHIRA_ASSIGN(std::vector<SectionInfo> sections, read_section_table(header, reader, size_bytes));
-  SHIRA_ASSIGN(Array<uint8_t> bytes, Array<uint8_t>::make(size_bytes));
-  std::memcpy(bytes.data(), source, size_bytes);
-  return AdapterParser::parse(std::move(bytes), label, header, std::move(sections), options);
+Result<AdapterPointer> open_and_parse(const std::string& path, const OpenOptions& options) {
+  SHIRA_ASSIGN(const File file, File::open(path));
+  SHIRA_ASSIGN(const FileState state, file.state());
+  return copy_and_parse(FileSource{file}, state.size_bytes, path, options);
 }
 
 template <typename T>
@@ -71,14 +83,15 @@ const char* value_kind_name(ValueKind kind) {
 
 Result<std::shared_ptr<const AdapterFile>> AdapterFile::open(const std::string& path,
                                                              const OpenOptions& options) {
-  return with_label(read_and_parse(path, options), path);
+  return with_label(open_and_parse(path, options), path);
 }
 
 Result<std::shared_ptr<const AdapterFile>> AdapterFile::from_bytes(const void* bytes,
                                                                    size_t size_bytes,
                                                                    const std::string& label,
                                                                    const OpenOptions& options) {
-  return with_label(copy_and_parse(bytes, size_bytes, label, options), label);
+  const MemorySource source{static_cast<const uint8_t*>(bytes)};
+  return with_label(copy_and_parse(source, size_bytes, label, options), label);
 }
 
 Result<void> AdapterFile::check_digests() const {
