@@ -13,6 +13,9 @@
 namespace shira {
 
 Result<File> File::open(const std::string& path) {
+  if (path.find('\0') != std::string::npos) {  // the system would open what stands before it
+    return Error{Status::IO_ERROR, "the path has a NUL byte in it", path};
+  }
   // Without O_NONBLOCK, opening a FIFO waits for somebody to write to it.
   int descriptor = -1;
   do {

@@ -55,5 +55,14 @@ TEST(File, WhatIsNoRegularFileIsRefusedWithoutWaiting) {
   EXPECT_EQ(missing.message, "the file cannot be opened: No such file or directory");
 }
 
+TEST(File, APathThatGoesOnBehindANulIsRefused) {
+  const test::TemporaryFile disk(test::Bytes(5));
+  const std::string path = disk.path() + std::string("\0.shb", 5);
+  const Result<File> file = File::open(path);
+  ASSERT_FALSE(file.ok());
+  EXPECT_EQ(file.error().status, Status::IO_ERROR);
+  EXPECT_EQ(file.error().file, path);
+}
+
 }  // namespace
 }  // namespace shira
