@@ -14,6 +14,10 @@
 
 namespace shira {
 
+// Sizes are computed in 64 bits and handed to make() as they are: a narrower size_t would cut them
+// short, and what was allocated would be smaller than what is stored.
+static_assert(sizeof(size_t) == sizeof(uint64_t), "shira-runtime needs a 64-bit system");
+
 /// Move-only owner of `size()` trivially copyable elements, uninitialised after make().
 template <typename T>
 class Array {
