@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 from types import ModuleType
 
@@ -36,3 +37,43 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text())
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_pages_name_are_there(page: Path) -> None:
+    folders = "csrc|shira_runtime|export|benchmarks|examples|tests|docs"
+    named = re.findall(rf"`((?:{folders})/[^`\s<>]*)`", page.read_text())
+    assert [path for path in named if not list(ROOT.glob(path))] == []
+
+
+def test_the_laws_name_their_tests() -> None:
+    laws = re.findall(r"^\| I\d+ \|.*\|$", (ROOT / "docs" / "DESIGN.md").read_text(), re.MULTILINE)
+    assert len(laws) == 10
+    assert all(re.search(r"`tests/[^`]+` \|$", law) for law in laws)
+
+
+def readme_commands() -> list[list[str]]:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("shira")]
+
+
+@pytest.mark.parametrize("command", readme_commands(), ids=" ".join)
+def test_commands_of_the_readme_have_their_options(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("typer")
+    monkeypatch.setenv("COLUMNS", "200")
+    if "|" in command:
+        command = command[: command.index("|")]
+    if command[0] == "shira-export":
+        export_cli = pytest.importorskip("shira_runtime.export.cli")
+        monkeypatch.setattr("sys.argv", ["shira-export", "--help"])
+        with pytest.raises(SystemExit):
+            export_cli.main()
+    else:
+        from shira_runtime.cli import main
+
+        assert main([command[1], "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert [word for word in command if word.startswith("-") and word not in shown] == []
