@@ -42,7 +42,8 @@ def run(arguments: Sequence[str]) -> int:
         raise
     except ShiraError as error:
         hint = "; name it with --index-from" if error.status == "MISSING_INDEX" else ""
-        return _fail(f"{error}{hint}", 1)
+        message = str(error).replace("allow_unverified_base", "--allow-unverified-base")
+        return _fail(f"{message}{hint}", 1)
     except (ImportError, ValueError) as error:
         # What the readers of checkpoints and programs refuse is a ValueError of their own.
         return _fail(str(error) or type(error).__name__, 1)

@@ -8,6 +8,7 @@ of one n x m weight: the spectral norm of A1^T A2, and the share of its m^2 elem
 from __future__ import annotations
 
 import importlib
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +48,8 @@ def diff(
     pair = (adapters[0], adapters[1])
     opened = None if base is None else Base(base)
     shared = [name for name in pair[0].tensors if name in pair[1].tensors]
+    if opened is None:
+        _refuse_masks_of_the_base(pair, shared)
     rows = [_compare(pair, name, opened) for name in shared]
     only = [[n for n in a.tensors if n not in b.tensors] for a, b in (pair, pair[::-1])]
     total = _total(rows)
@@ -72,6 +75,15 @@ def diff(
             f"AWOM and AWOR are for matrices; above {_LARGEST_DENSE} columns they need scipy"
             " (pip install scipy)."
         )
+
+
+def _refuse_masks_of_the_base(pair: tuple[Adapter, Adapter], names: list[str]) -> None:
+    for adapter, name in product(pair, names):
+        if any(part.codec == "topk" for part in adapter.tensors[name].parts):
+            raise Misuse(
+                f"{adapter.path}: tensor {name}: its mask is that of the largest base values: name"
+                " the base with --base"
+            )
 
 
 def _compare(pair: tuple[Adapter, Adapter], name: str, base: Base | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from shira_runtime import signing
-from shira_runtime.commands.output import Json, note, print_json, say
+from shira_runtime.commands.output import Json, Misuse, note, print_json, say
 
 
 def keygen(
@@ -25,6 +25,8 @@ def keygen(
     The secret key is PEM (PKCS #8) without a password, readable by its owner only. Neither file
     replaces another one.
     """
+    if not output.name:
+        raise Misuse(f"--output {output}: names no file")
     public = output.with_name(f"{output.name}.pub")
     keys = signing.generate_keys()
     _write_new(output, keys.private_pem, 0o600)

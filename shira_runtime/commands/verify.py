@@ -88,8 +88,8 @@ def verify(
     if failed:
         raise error_of(
             failed[0]["status"],
-            f"{file} does not fit {base}: {len(failed)} of {len(rows)} tensors;"
-            f" the first: {failed[0]['problem']}",
+            f"{failed[0]['problem']} ({len(failed)} of {len(rows)} tensors do not fit {base})",
+            file=str(file),
             tensor=failed[0]["name"],
         )
 

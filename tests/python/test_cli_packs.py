@@ -267,8 +267,9 @@ def test_diff_finds_masks_of_the_largest_in_the_base(shira: Shira, packed: Packe
         content = build.build_adapter(f"top{count}", [entries], index="topk").content
         pair.append(packed.write(f"top{count}", content))
     ran = shira("diff", *pair)
-    assert ran.code == 1
-    assert "give the base tensor" in ran.err
+    assert ran.code == 2
+    assert f"{pair[0]}: tensor layer.a.weight: " in ran.err
+    assert "name the base with --base" in ran.err
     (row,) = shira("diff", *pair, "--base", packed.base, "--json").json["tensors"]
     assert (row["entries_first"], row["entries_second"], row["overlap"]) == (40, 60, 40)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_inputs import Files, Shira
+from cli_inputs import Files, Shira, safetensors_bytes
 from shb_files import resealed, section_range
 
 pytest.importorskip("typer")
@@ -39,6 +39,7 @@ MISUSE: dict[str, tuple[tuple[str, ...], str]] = {
     "no checkout": (("demo", "--dir", "{folder}"), "examples"),
     "one file to pack": (("pack", "{de}", "-o", "{out}"), "two or more files"),
     "an adapter that no file has": (("diff", "{de}", "{de}", "-a", "es"), "no such adapter among"),
+    "a key without a name": (("keygen", "-o", ""), "names no file"),
     "nothing to measure": (("bench", "{de}"), "one or two adapters"),
     "one adapter to measure twice": (("bench", "{out}", "{de}", "{de}"), "one name"),
 }
@@ -132,6 +133,33 @@ def test_a_cut_file_is_code_1(shira: Shira, files: Files, size_bytes: int) -> No
     files.de.write_bytes(files.de.read_bytes()[:size_bytes])
     for command in ("inspect", "verify"):
         assert shira(command, files.de).code == 1
+
+
+def test_messages_name_the_option_that_helps(shira: Shira, files: Files, tmp_path: Path) -> None:
+    ran = shira("apply", files.base, files.delta, "-o", tmp_path / "x.safetensors")
+    assert ran.code == 1
+    assert "(--allow-unverified-base accepts that)" in ran.err
+    vectors = Path(__file__).parents[1] / "vectors" / "good"
+    reference = next(path for path in sorted(vectors.glob("*.shb")) if is_reference(path))
+    ran = shira("inspect", reference)
+    assert ran.code == 1
+    assert ran.err.endswith("; name it with --index-from\n")
+
+
+def is_reference(path: Path) -> bool:
+    content = path.read_bytes()
+    kinds = [int.from_bytes(content[at : at + 4], "little") for at in range(256, 2000, 64)]
+    return 7 in kinds[: content[40]]  # INDEX_REFERENCE
+
+
+def test_a_wrong_base_is_told_with_file_and_tensor(shira: Shira, files: Files) -> None:
+    files.base.write_bytes(safetensors_bytes({"else": np.ones((2, 2), np.float32)}, {}))
+    ran = shira("verify", files.fr, "--base", files.base)
+    assert ran.code == 1
+    assert ran.err == (
+        f"error: {files.fr}: tensor layer.a.weight: the base has no such tensor"
+        f" (2 of 2 tensors do not fit {files.base})\n"
+    )
 
 
 def test_a_damaged_value_is_named_with_its_byte(shira: Shira, files: Files) -> None:
