@@ -137,7 +137,7 @@ shira_status shira_adapter_get_info(const shira_adapter* adapter, shira_adapter_
   const shira::AdapterFile& file = *source.file;
   shira_adapter_info known{};
   known.name = source.name.c_str();
-  known.metadata_json = source.metadata_json.c_str();
+  known.metadata_json = source.metadata_json.data();
   known.tensor_count = static_cast<uint32_t>(source.tensors.size());
   known.is_bound = source.is_bound ? 1 : 0;
   known.entry_count = source.entry_count();

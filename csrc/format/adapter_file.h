@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/array.h"
@@ -73,7 +74,7 @@ struct Adapter {
   std::string name;
   bool is_bound = false;               // every tensor has a fingerprint
   std::vector<AdapterTensor> tensors;  // ascending by name
-  std::string metadata_json;
+  std::string_view metadata_json;      // a NUL follows
 
   uint64_t entry_count() const;  // sum of nnz
 };
@@ -152,6 +153,7 @@ class AdapterFile {
   std::optional<PublicKey> signer_;
   std::vector<SectionInfo> sections_;
   std::vector<std::shared_ptr<const IndexTable>> index_tables_;
+  Array<char> metadata_;                  // of all adapters, a NUL behind each
   std::vector<Array<uint8_t>> unpacked_;  // what the tensors' `values` point to outside bytes_
 };
 

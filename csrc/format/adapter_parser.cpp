@@ -3,6 +3,7 @@
 #include "format/adapter_parser.h"
 
 #include <algorithm>
+#include <cstring>
 #include <new>
 #include <utility>
 
@@ -76,6 +77,23 @@ void AdapterParser::describe_file() {
   }
 }
 
+/// Memory of its own, as the C ABI wants a NUL behind each object, and one that may be refused: a
+/// file may have a gigabyte of it.
+Result<void> AdapterParser::copy_metadata() {
+  uint64_t size_bytes = 0;
+  for (const AdapterRow& row : parsed_.adapters) size_bytes += row.metadata.size() + 1;
+  SHIRA_ASSIGN(file_.metadata_, Array<char>::make(size_bytes));
+  char* out = file_.metadata_.data();
+  for (size_t number = 0; number < parsed_.adapters.size(); ++number) {
+    const ByteReader& metadata = parsed_.adapters[number].metadata;
+    std::memcpy(out, metadata.data(), metadata.size());
+    out[metadata.size()] = '\0';
+    file_.adapters_[number].metadata_json = {out, metadata.size()};
+    out += metadata.size() + 1;
+  }
+  return {};
+}
+
 Result<void> AdapterParser::build_adapters() {
   std::vector<bool> has_higher(parsed_.rows.size());
   for (uint32_t number = 0; number < parsed_.rows.size(); ++number) {
@@ -84,6 +102,7 @@ Result<void> AdapterParser::build_adapters() {
   }
   SHIRA_ASSIGN(value_pool_, make_value_pool(parsed_));
   file_.adapters_.resize(parsed_.adapters.size());
+  SHIRA_TRY(copy_metadata());
   for (uint32_t number = 0; number < parsed_.adapters.size(); ++number) {
     const AdapterRow& row = parsed_.adapters[number];
     Adapter& adapter = file_.adapters_[number];
@@ -91,8 +110,6 @@ Result<void> AdapterParser::build_adapters() {
     adapter.number = number;
     adapter.name = row.name;
     adapter.is_bound = row.is_bound;
-    adapter.metadata_json.assign(reinterpret_cast<const char*>(row.metadata.data()),
-                                 row.metadata.size());
     std::vector<uint32_t> last_rows;  // of each tensor, in its highest opened tier
     for (uint32_t i = row.first_tensor; i < row.first_tensor + row.tensor_count; ++i) {
       if (parsed_.is_opened(parsed_.rows[i]) && !has_higher[i]) last_rows.push_back(i);

@@ -33,6 +33,7 @@ class AdapterParser {
 
   // What was checked, as the classes that users see.
   void describe_file();
+  Result<void> copy_metadata();
   Result<void> build_adapters();
   Result<void> build_tensor(uint32_t last_row, AdapterTensor* tensor);
   Result<void> take_positions(const std::vector<uint32_t>& row_numbers, AdapterTensor* tensor);

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -21,7 +22,7 @@ namespace py = pybind11;
 namespace shira {
 
 // Names in a hostile file or path need not be UTF-8; what is not is shown as escapes.
-inline py::str text(const std::string& bytes) {
+inline py::str text(std::string_view bytes) {
   return py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(
       bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "backslashreplace"));
 }

@@ -9,6 +9,7 @@
 #include <iterator>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/hash.h"
@@ -63,7 +64,7 @@ void append_number(Bytes* dump, T number) {
   put<T>(dump, dump->size() - sizeof(T), number);
 }
 
-void append_text(Bytes* dump, const std::string& text) {
+void append_text(Bytes* dump, std::string_view text) {
   append_number<uint32_t>(dump, static_cast<uint32_t>(text.size()));
   append(dump, text.data(), text.size());
 }

@@ -116,6 +116,23 @@ TEST_F(TransactionMemory, OpeningAFile) {
   }
 }
 
+TEST_F(TransactionMemory, OpeningAFileOfMuchMetadata) {
+  FileInput file;
+  for (const char* name : {"a", "b"}) {
+    AdapterInput adapter = weights_.adapters().begin()->second.input;
+    adapter.name = name;
+    adapter.metadata = "{\"text\":\"" + std::string(1000000, 'x') + "\"}";
+    file.adapters.push_back(std::move(adapter));
+  }
+  const Bytes bytes = build_file(file);
+  const auto open = [&] {
+    return AdapterFile::from_bytes(bytes.data(), bytes.size(), "x").error();
+  };
+  largest_ordinary_bytes = 0;
+  EXPECT_GE(fail_every_allocation("open", open, [] {}), 2);
+  EXPECT_LT(largest_ordinary_bytes, 100000U);
+}
+
 TEST_F(TransactionMemory, Attaching) {
   const WeightsFile other(2);
   const ProgramFile tables = read_program_file(other.path()).value();

@@ -10,6 +10,7 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "format/adapter_file.h"
@@ -25,7 +26,7 @@ constexpr uint64_t kMaxExpandedElements = 1 << 16;  // of derived masks
 std::string hex(const void* bytes, size_t size_bytes) {
   return to_hex(static_cast<const uint8_t*>(bytes), size_bytes);
 }
-std::string hex(const std::string& text) { return hex(text.data(), text.size()); }
+std::string hex(std::string_view text) { return hex(text.data(), text.size()); }
 
 /// Byte `i` of the base that the largest values are looked for in.
 uint8_t base_byte(uint64_t i) { return static_cast<uint8_t>((i * 167 + 13) % 251); }
