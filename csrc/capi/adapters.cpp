@@ -28,6 +28,8 @@ Result<shira::OpenOptions> to_options(const shira_open_options* options) {
   };
   if (!fits(options))
     return invalid_argument("options->struct_bytes is not the size of the struct");
+  if (!is_understood(options))
+    return invalid_argument("options has fields that this version of the library does not know");
   if (options->index_sources == nullptr && options->index_source_count > 0)
     return invalid_argument("options->index_sources is NULL");
   known.tier_count = options->tier_count;

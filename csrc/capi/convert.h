@@ -63,6 +63,15 @@ bool fits(const T* out) {
   return out->struct_bytes >= sizeof(T) && out->struct_bytes <= kMaxStructBytes;
 }
 
+// Behind the fields of this version an argument is zero: an option of a later version that went
+// unheard might be one that forbids something. REQUIRES: in->struct_bytes was checked by fits().
+template <typename T>
+bool is_understood(const T* in) {
+  const auto* bytes = reinterpret_cast<const unsigned char*>(in);
+  return std::all_of(bytes + sizeof(T), bytes + in->struct_bytes,
+                     [](unsigned char byte) { return byte == 0; });
+}
+
 inline shira_status fail(const Error& error, shira_error* out) {
   if (out != nullptr && fits(out)) {
     shira_error known{};

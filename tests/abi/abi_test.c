@@ -211,6 +211,19 @@ static void test_pack(float* weights) {
   CHECK(shira_file_open_memory(bytes, size_bytes, "pack", &options, &file, &error) ==
         SHIRA_STATUS_INVALID_ARGUMENT);
   options.struct_bytes = sizeof(options);
+  /* An option of a later version is not passed over in silence, unless it asks for nothing. */
+  struct {
+    shira_open_options known;
+    uint64_t later;
+  } long_options = {.known = {.struct_bytes = sizeof(long_options)}, .later = 1};
+  CHECK(shira_file_open_memory(bytes, size_bytes, "pack", &long_options.known, &file, &error) ==
+        SHIRA_STATUS_INVALID_ARGUMENT);
+  CHECK(file == NULL && strstr(error.message, "does not know") != NULL);
+  long_options.later = 0;
+  CHECK(shira_file_open_memory(bytes, size_bytes, "pack", &long_options.known, &file, &error) ==
+        SHIRA_STATUS_OK);
+  shira_file_free(file);
+  file = NULL;
   static const uint8_t kKey[SHIRA_PUBLIC_KEY_BYTES] = {1};
   options.public_key = kKey; /* these files carry neither digests nor a signature */
   shira_status status = shira_file_open_memory(bytes, size_bytes, "pack", &options, &file, &error);

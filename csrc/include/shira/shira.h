@@ -9,8 +9,9 @@
       argument (may be NULL). The struct is owned by the caller, who sets struct_bytes =
       sizeof(shira_error) before; nothing is allocated for it.
    3. Structs that are passed by a pointer to one of them start with struct_bytes, set by the
-      caller; later versions only append fields. The elements of arrays (shira_anchor,
-      shira_member) have no such field and never change.
+      caller; later versions only append fields. Options that a library does not know yet must be
+      zero. The elements of arrays (shira_anchor, shira_member) have no such field and never
+      change.
    4. Strings are UTF-8, NUL-terminated. Pointers returned by getters live as long as the object
       they came from.
    5. A program may be used from several threads; files and adapters are immutable.
