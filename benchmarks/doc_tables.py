@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the tables in README.md and docs from stored runs, so that no number in them is typed.
 
-Run from the repository's root: ``python -m benchmarks.doc_tables [demo.json]``. With a file, that
-run of the demo is stored in ``docs/runs`` first.
+Run from the repository's root: ``python -m benchmarks.doc_tables [demo.json] [--fuzz fuzz.json]``.
+With a file, that run of the demo or of ``make fuzz`` is stored in ``docs/runs`` first.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ STORED_RUN = ROOT / "docs" / "runs" / "demo.json"
 README = ROOT / "README.md"
 FORMAT_RUN = ROOT / "docs" / "runs" / "format.json"
 FORMAT_SIZES = ROOT / "docs" / "FORMAT_SIZES.md"
+FUZZ_RUN = ROOT / "docs" / "runs" / "fuzz.json"
+FUZZING = ROOT / "docs" / "FUZZING.md"
 
 
 def replace_block(text: str, name: str, content: str) -> str:
@@ -119,11 +121,39 @@ def format_tables(run: dict[str, Any]) -> str:
     return "\n".join([masks, note, trained])
 
 
+def fuzz_table(run: dict[str, Any]) -> str:
+    """The table of the targets of a run of tests/fuzz/run.py."""
+    table = markdown_table(
+        ["target", "minutes", "executions", "per second", "inputs", "findings"],
+        [
+            [
+                f"`{record['target']}`",
+                f"{record['seconds'] / 60:.1f}",
+                f"{record['executions']:,}",
+                f"{record['executions_per_second']:,}",
+                f"{record['corpus_files']:,}",
+                f"{len(record['findings'])}",
+            ]
+            for record in run["targets"]
+        ],
+    )
+    context = run["context"]
+    note = (
+        f"Commit {run['commit']}, {context['cpu']} ({context['machine']}), {context['jobs']}"
+        " targets at a time, with both sanitizers. Inputs are those that each cover something of"
+        " their own; for `differential`, those compared as they are before they are changed.\n"
+    )
+    return f"{table}\n{note}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Regenerates README.md and docs/FORMAT_SIZES.md; returns the exit code."""
+    """Regenerates README.md and the pages with tables; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", nargs="?", type=Path, help="demo.json of a new run to store")
+    parser.add_argument("--fuzz", type=Path, help="fuzz.json of a new run to store")
     options = parser.parse_args(arguments)
+    if options.fuzz:
+        shutil.copyfile(options.fuzz, FUZZ_RUN)
     if options.run:
         STORED_RUN.parent.mkdir(parents=True, exist_ok=True)
         for suffix in (".json", ".png"):
@@ -132,6 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     README.write_text(replace_block(README.read_text(), "demo", tables))
     tables = format_tables(json.loads(FORMAT_RUN.read_text()))
     FORMAT_SIZES.write_text(replace_block(FORMAT_SIZES.read_text(), "sizes", tables))
+    tables = fuzz_table(json.loads(FUZZ_RUN.read_text()))
+    FUZZING.write_text(replace_block(FUZZING.read_text(), "fuzz", tables))
     return 0
 
 

@@ -123,7 +123,7 @@ class Target:
             "seconds": round(time.monotonic() - started, 1),
             **final_statistics(process.stderr),
             "exit_code": process.returncode,
-            "findings": sorted(str(path) for path in set(self.findings.iterdir()) - known),
+            "findings": sorted(path.name for path in set(self.findings.iterdir()) - known),
             "commit": commit(),
         }
 
@@ -216,7 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(report(record), flush=True)
         if record["exit_code"] != 0:
             log = (output / f"{name}.log").read_text()
-            print("\n".join(log.splitlines()[-60:]), *record["findings"], sep="\n", flush=True)
+            found = [str(output / "findings" / name / finding) for finding in record["findings"]]
+            print("\n".join(log.splitlines()[-60:]), *found, sep="\n", flush=True)
         return record
 
     started = time.monotonic()

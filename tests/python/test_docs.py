@@ -32,6 +32,14 @@ def test_the_readme_shows_the_stored_run() -> None:
     assert readme == doc_tables.replace_block(readme, "demo", doc_tables.demo_tables(run))
 
 
+def test_the_page_about_fuzzing_shows_the_stored_run() -> None:
+    doc_tables = load(ROOT / "benchmarks" / "doc_tables.py")
+    run = json.loads((ROOT / "docs" / "runs" / "fuzz.json").read_text())
+    page = (ROOT / "docs" / "FUZZING.md").read_text()
+    assert page == doc_tables.replace_block(page, "fuzz", doc_tables.fuzz_table(run))
+    assert not any(record["findings"] for record in run["targets"])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text())
