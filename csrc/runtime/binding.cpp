@@ -115,10 +115,12 @@ Result<std::shared_ptr<const Positions>> positions_of(const BindContext& context
                                                       const BoundTensor& bound) {
   const auto find_other = [&](const auto& is_same) -> std::shared_ptr<const Positions> {
     for (const auto& other : context.others) {
-      for (const BoundTensor& theirs : other->tensors) {
-        if (theirs.tensor_index == bound.tensor_index && is_same(*other, theirs))
-          return theirs.positions;
-      }
+      const auto theirs = std::lower_bound(
+          other->tensors.begin(), other->tensors.end(), bound.tensor_index,
+          [](const BoundTensor& tensor, uint32_t i) { return tensor.tensor_index < i; });
+      if (theirs != other->tensors.end() && theirs->tensor_index == bound.tensor_index &&
+          is_same(*other, *theirs))
+        return theirs->positions;
     }
     return nullptr;
   };
