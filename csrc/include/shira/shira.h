@@ -15,7 +15,9 @@
    4. Strings are UTF-8, NUL-terminated. Pointers returned by getters live as long as the object
       they came from.
    5. A program may be used from several threads; files and adapters are immutable.
-   6. Nothing prints, aborts, throws or exits.
+   6. Nothing prints, throws or exits. What grows with a file or with the weights answers
+      SHIRA_STATUS_OUT_OF_MEMORY; where not even a name or a message can be allocated, the process
+      ends.
    7. A failed call changes nothing: no weight, no state. */
 #ifndef SHIRA_SHIRA_H_
 #define SHIRA_SHIRA_H_
