@@ -120,8 +120,7 @@ Result<std::shared_ptr<IndexTable>> parse_table(const ParsedFile& file,
                 section_name(section) + " of " + std::to_string(section.size_bytes) +
                     " bytes cannot hold its index table of " + std::to_string(table_bytes));
   }
-  std::shared_ptr<IndexTable> table(new (std::nothrow)
-                                        IndexTable(file.bytes_of(section), section.tier));
+  std::shared_ptr<IndexTable> table(new (std::nothrow) IndexTable(file.bytes_of(section)));
   if (!table) return Error{Status::OUT_OF_MEMORY, "no memory for an index table"};
   table->rows.resize(section.index_count);
   uint64_t end_bytes = table_bytes;

@@ -26,18 +26,15 @@ struct IndexRow {
 /// Views point into the bytes of the file that holds the section.
 class IndexTable {
  public:
-  IndexTable(ByteReader section, uint32_t tier) : section_(section), tier_(tier) {}
+  explicit IndexTable(ByteReader section) : section_(section) {}
 
   std::vector<IndexRow> rows;
-
-  uint32_t tier() const { return tier_; }
 
   /// SHA-256 of the section, computed once. Thread-safe. NO_CRYPTOGRAPHY.
   Result<Hash256> digest() const;
 
  private:
   ByteReader section_;
-  uint32_t tier_;
   mutable std::mutex mutex_;
   mutable std::optional<Hash256> digest_;
 };

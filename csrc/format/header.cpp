@@ -105,7 +105,6 @@ Result<void> read_signature(const Record& record, Header* header) {
     SHIRA_TRY(record.check_zero(kPublicKey, kReserved3, "the signature of an unsigned file"));
   }
   std::copy_n(record.bytes(kPublicKey), header->public_key.size(), header->public_key.begin());
-  std::copy_n(record.bytes(kSignature), header->signature.size(), header->signature.begin());
   return record.check_zero(kReserved3, kHeaderCrc, "a reserved field of the header");
 }
 

@@ -26,7 +26,6 @@ struct Header {
   std::array<uint8_t, 32> content_digest{};
   bool is_signed = false;
   PublicKey public_key{};
-  Signature signature{};
 };
 
 /// Step 1 of docs/FORMAT.md section 13, for a file of `file_bytes` bytes. `start` holds its first
