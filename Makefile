@@ -88,6 +88,14 @@ demo: setup ## switch adapters on a live ExecuTorch program of a real model; wri
 bench: setup build/demo/demo.json ## measure switching on this machine; writes build/bench.json
 	@$(VENV)/bin/shira bench --output build/bench.json
 
+.PHONY: bench-open
+bench-open: setup ## measure how fast files are opened; writes build/open_speed.json
+	@cmake -S . -B build/bench -G Ninja -DCMAKE_BUILD_TYPE=Release -DSHIRA_BUILD_BENCHMARKS=ON \
+	  -DSHIRA_WITH_SODIUM=$(SODIUM) >/dev/null
+	@cmake --build build/bench -j $(JOBS) --target open_speed
+	@$(VENV)/bin/python -m benchmarks.open_speed build/bench/open_speed \
+	  --output build/open_speed.json
+
 build/demo/demo.json:
 	@$(VENV)/bin/shira demo
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the tables in README.md and docs from stored runs, so that no number in them is typed.
 
-Run from the repository's root: ``python -m benchmarks.doc_tables [demo.json] [--fuzz fuzz.json]``.
-With a file, that run of the demo or of ``make fuzz`` is stored in ``docs/runs`` first.
+Run from the repository's root: ``python -m benchmarks.doc_tables [demo.json] [--fuzz fuzz.json]
+[--opening open_speed.json]``. With a file, that run of the demo, of ``make fuzz`` or of ``make
+bench-open`` is stored in ``docs/runs`` first.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ STORED_RUN = ROOT / "docs" / "runs" / "demo.json"
 README = ROOT / "README.md"
 FORMAT_RUN = ROOT / "docs" / "runs" / "format.json"
 FORMAT_SIZES = ROOT / "docs" / "FORMAT_SIZES.md"
+OPENING_RUN = ROOT / "docs" / "runs" / "open_speed.json"
 FUZZ_RUN = ROOT / "docs" / "runs" / "fuzz.json"
 FUZZING = ROOT / "docs" / "FUZZING.md"
 
@@ -121,6 +123,31 @@ def format_tables(run: dict[str, Any]) -> str:
     return "\n".join([masks, note, trained])
 
 
+def opening_table(run: dict[str, Any]) -> str:
+    """The table of how fast files are opened, and its context line."""
+    table = markdown_table(
+        ["file", "bytes per entry", "M entries/s", "positions alone, M entries/s", "peak / plan"],
+        [
+            [
+                file["file"],
+                f"{file['file_bytes'] / file['entry_count']:.2f}",
+                f"{1e3 / file['open_ns_per_entry']:,.0f}",
+                f"{1e3 / file['index_ns_per_entry']:,.0f}",
+                f"{file['peak_bytes'] / file['plan_bytes']:.3f}",
+            ]
+            for file in run["files"]
+        ],
+    )
+    rows, columns = run["shape"]
+    machine = run["machine"]
+    note = (
+        f"{run['tensor_count']} tensors of {rows} x {columns} at {run['density']:.0%}, medians of"
+        f" {run['repeats']}, processor time of one thread on {machine['cpu']}"
+        f" ({machine['machine']}); the file is in the page cache, the memory is new each time.\n"
+    )
+    return f"{table}\n{note}"
+
+
 def fuzz_table(run: dict[str, Any]) -> str:
     """The table of the targets of a run of tests/fuzz/run.py."""
     table = markdown_table(
@@ -151,9 +178,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", nargs="?", type=Path, help="demo.json of a new run to store")
     parser.add_argument("--fuzz", type=Path, help="fuzz.json of a new run to store")
+    parser.add_argument("--opening", type=Path, help="open_speed.json of a new run to store")
     options = parser.parse_args(arguments)
     if options.fuzz:
         shutil.copyfile(options.fuzz, FUZZ_RUN)
+    if options.opening:
+        shutil.copyfile(options.opening, OPENING_RUN)
     if options.run:
         STORED_RUN.parent.mkdir(parents=True, exist_ok=True)
         for suffix in (".json", ".png"):
@@ -162,6 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     README.write_text(replace_block(README.read_text(), "demo", tables))
     tables = format_tables(json.loads(FORMAT_RUN.read_text()))
     FORMAT_SIZES.write_text(replace_block(FORMAT_SIZES.read_text(), "sizes", tables))
+    tables = opening_table(json.loads(OPENING_RUN.read_text()))
+    FORMAT_SIZES.write_text(replace_block(FORMAT_SIZES.read_text(), "opening", tables))
     tables = fuzz_table(json.loads(FUZZ_RUN.read_text()))
     FUZZING.write_text(replace_block(FUZZING.read_text(), "fuzz", tables))
     return 0

@@ -32,6 +32,13 @@ def test_the_readme_shows_the_stored_run() -> None:
     assert readme == doc_tables.replace_block(readme, "demo", doc_tables.demo_tables(run))
 
 
+def test_the_page_about_sizes_shows_the_stored_run_of_opening() -> None:
+    doc_tables = load(ROOT / "benchmarks" / "doc_tables.py")
+    run = json.loads((ROOT / "docs" / "runs" / "open_speed.json").read_text())
+    page = (ROOT / "docs" / "FORMAT_SIZES.md").read_text()
+    assert page == doc_tables.replace_block(page, "opening", doc_tables.opening_table(run))
+
+
 def test_the_page_about_fuzzing_shows_the_stored_run() -> None:
     doc_tables = load(ROOT / "benchmarks" / "doc_tables.py")
     run = json.loads((ROOT / "docs" / "runs" / "fuzz.json").read_text())
