@@ -13,9 +13,9 @@
 namespace shira {
 namespace {
 
-std::mutex action_mutex;       // guards the two below
-uint64_t guard_count = 0;      // guards with a part in our being the action
-struct sigaction previous {};  // stays valid afterwards: a later handler may pass faults on to ours
+std::mutex action_mutex;      // guards the two below
+uint64_t guard_count = 0;     // guards with a part in our being the action
+struct sigaction previous{};  // stays valid afterwards: a later handler may pass faults on to ours
 
 /// The innermost guard of each thread. A key, since a handler may not touch a thread_local that its
 /// library has not used in that thread yet: that one may allocate.
@@ -56,11 +56,11 @@ FaultGuard::FaultGuard(const void* memory, uint64_t size_bytes)
   pthread_setspecific(key, this);
   const std::lock_guard<std::mutex> lock(action_mutex);
   if (guard_count++ > 0) return;
-  struct sigaction ours {};
+  struct sigaction ours{};
   ours.sa_sigaction = &FaultGuard::on_sigbus;
   ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
   sigemptyset(&ours.sa_mask);
-  struct sigaction found {};
+  struct sigaction found{};
   sigaction(SIGBUS, &ours, &found);
   if (!is_ours(found, &FaultGuard::on_sigbus)) previous = found;
 }
@@ -69,7 +69,7 @@ FaultGuard::~FaultGuard() {
   pthread_setspecific(guards_key(), outer_);
   const std::lock_guard<std::mutex> lock(action_mutex);
   if (--guard_count > 0) return;
-  struct sigaction now {};
+  struct sigaction now{};
   sigaction(SIGBUS, nullptr, &now);
   // What the application has installed meanwhile is its own.
   if (is_ours(now, &FaultGuard::on_sigbus)) sigaction(SIGBUS, &previous, nullptr);

@@ -26,8 +26,8 @@ struct FileState {
 /// Errors carry the path.
 class File {
  public:
-  /// IO_ERROR when it cannot be opened or is not a regular file; a FIFO is not waited for. Paths are
-  /// bytes, as the system takes them; a URL is none.
+  /// IO_ERROR when it cannot be opened or is not a regular file; a FIFO is not waited for. Paths
+  /// are bytes, as the system takes them; a URL is none.
   static Result<File> open(const std::string& path);
 
   ~File();

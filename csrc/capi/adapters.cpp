@@ -60,8 +60,7 @@ shira_status give_only_adapter(Result<SharedFile> file, shira_adapter** out, shi
     if (adapters.size() > kNamesInMessage) message += ", ...";
     return fail(Error{Status::INVALID_ARGUMENT, std::move(message), file.value()->path()}, error);
   }
-  return give(new (std::nothrow) shira_adapter{shira::adapter_of(std::move(file.value()), 0)}, out,
-              error);
+  return give(new (std::nothrow) shira_adapter{shira::adapter_of(file.value(), 0)}, out, error);
 }
 
 }  // namespace

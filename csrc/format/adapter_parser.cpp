@@ -87,9 +87,9 @@ Result<void> AdapterParser::copy_metadata() {
   for (size_t number = 0; number < parsed_.adapters.size(); ++number) {
     const ByteReader& metadata = parsed_.adapters[number].metadata;
     std::memcpy(out, metadata.data(), metadata.size());
-    out[metadata.size()] = '\0';
     file_.adapters_[number].metadata_json = {out, metadata.size()};
-    out += metadata.size() + 1;
+    out += metadata.size();
+    *out++ = '\0';  // NOLINT(clang-analyzer-security.ArrayBound): counted above
   }
   return {};
 }

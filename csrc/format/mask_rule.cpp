@@ -79,7 +79,7 @@ Result<IndexList> expand_structured(const MaskRule& rule) {
   walk_structured(rule, [&](uint64_t start, uint64_t length) { counter.append(start, length); });
   IndexList list;
   list.entry_count = counter.entry_count();
-  if (counter.entry_count() / counter.run_count() >= kLeastMeanRunLength) {
+  if (counter.entry_count() >= kLeastMeanRunLength * counter.run_count()) {
     SHIRA_ASSIGN(list.runs, Array<Run>::make(counter.run_count()));
     RunMerger merger(list.runs.data());
     walk_structured(rule, [&](uint64_t start, uint64_t length) { merger.append(start, length); });

@@ -40,23 +40,27 @@ OpenOptions to_options(uint32_t tier_count, const std::optional<py::bytes>& publ
 // The bytes of a base tensor, whose dtype numpy may know under another name.
 const void* base_bytes(const AdapterTensor& tensor, const std::optional<py::array>& base) {
   const auto invalid = [&](std::string message) {
-    raise({Status::INVALID_ARGUMENT, std::move(message), {}, tensor.name});
+    return Error{Status::INVALID_ARGUMENT, std::move(message), {}, tensor.name};
   };
-  if (!base) invalid("the positions are those of the largest base values: give the base tensor");
+  if (!base) {
+    raise(invalid("the positions are those of the largest base values: give the base tensor"));
+  }
   const char kind = base->dtype().kind();
   const bool is_dtype = tensor.dtype == Dtype::bf16 ? kind == 'V' || kind == 'u' : kind == 'f';
   if (static_cast<size_t>(base->itemsize()) != dtype_bytes(tensor.dtype) || !is_dtype ||
       static_cast<uint64_t>(base->size()) != tensor.numel ||
       (base->flags() & py::array::c_style) == 0) {
-    invalid("the base tensor must be a C-contiguous array of " + std::to_string(tensor.numel) +
-            " elements of " + dtype_name(tensor.dtype));
+    raise(invalid("the base tensor must be a C-contiguous array of " +
+                  std::to_string(tensor.numel) + " elements of " + dtype_name(tensor.dtype)));
   }
   return base->data();
 }
 
+// REQUIRES: the tensor has a rule.
 Result<IndexList> find_mask(const AdapterTensor& tensor, const void* base) {
-  if (base == nullptr) return expand_mask(*tensor.rule);
-  return select_top_magnitude(*tensor.rule, tensor.dtype, base);
+  const MaskRule& rule = *tensor.rule;  // NOLINT(bugprone-unchecked-optional-access)
+  if (base == nullptr) return expand_mask(rule);
+  return select_top_magnitude(rule, tensor.dtype, base);
 }
 
 // (nnz,) uint32, ascending

@@ -98,8 +98,9 @@ bool has_same_rule(const BoundAdapter& a, const AdapterTensor& a_tensor, const B
          a_tensor.parts[0].index_number == b_tensor.parts[0].index_number;
 }
 
+// REQUIRES: the tensor has a rule.
 Result<IndexList> expand(const BindContext& context, const BoundTensor& bound) {
-  const MaskRule& rule = *bound.source->rule;
+  const MaskRule& rule = *bound.source->rule;  // NOLINT(bugprone-unchecked-optional-access)
   if (!is_top_magnitude(*bound.source)) return expand_mask(rule);
   const TensorSpec& spec = context.weights.specs()[bound.tensor_index];
   const Patch* patch = context.active.find(bound.tensor_index);
@@ -166,7 +167,7 @@ Result<void> find_positions(const BindContext& context, BoundAdapter* adapter) {
 
 }  // namespace
 
-Result<std::shared_ptr<BoundAdapter>> bind_adapter(std::shared_ptr<const Adapter> source,
+Result<std::shared_ptr<BoundAdapter>> bind_adapter(const std::shared_ptr<const Adapter>& source,
                                                    const AddOptions& options,
                                                    const BindContext& context) {
   const std::string& file = source->file->path();

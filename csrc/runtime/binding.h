@@ -26,7 +26,7 @@ struct BindContext {
 /// masks, for which it reads base values where a mask is the largest of them. Tensors with equal
 /// positions in the same live tensor share one Positions object. The errors of
 /// Program::add_adapter. REQUIRES: no switch is in flight.
-Result<std::shared_ptr<BoundAdapter>> bind_adapter(std::shared_ptr<const Adapter> source,
+Result<std::shared_ptr<BoundAdapter>> bind_adapter(const std::shared_ptr<const Adapter>& source,
                                                    const AddOptions& options,
                                                    const BindContext& context);
 

@@ -248,7 +248,7 @@ Result<void> Program::State::check_signed(const AdapterFile& file, std::optional
   return {};
 }
 
-Result<std::string> Program::add_adapter(std::shared_ptr<const Adapter> source,
+Result<std::string> Program::add_adapter(const std::shared_ptr<const Adapter>& source,
                                          const AddOptions& options) {
   if (!source) return Error{Status::INVALID_ARGUMENT, "there is no adapter"};
   const GateReader reader(state_->gate);

@@ -93,7 +93,8 @@ class Program {
   /// through. UNKNOWN_TENSOR (also when none matches), SHAPE_MISMATCH, DTYPE_MISMATCH (also for
   /// integer codes), SHARED_STORAGE, UNVERIFIED_BASE, DUPLICATE_NAME, DETACHED, READ_ONLY,
   /// OUT_OF_MEMORY, and what require_signature() demands. Returns the name it goes by.
-  Result<std::string> add_adapter(std::shared_ptr<const Adapter> source, const AddOptions& options);
+  Result<std::string> add_adapter(const std::shared_ptr<const Adapter>& source,
+                                  const AddOptions& options);
 
   /// From now on only adapters whose file passes AdapterFile::check_signature(key) are added. Fails
   /// with its error, and changes nothing, when one that was added does not pass. Another call

@@ -114,7 +114,7 @@ TEST_F(FaultGuardTest, ASignalThatWasSentEndsTheProcess) {
 TEST_F(FaultGuardTest, TheApplicationsActionGetsItsOwnFaults) {
   expected_address = memory_ + 3 * page_;
   EXPECT_EQ(in_child([&] {
-              struct sigaction action {};
+              struct sigaction action{};
               action.sa_sigaction = &look_and_exit_4;
               action.sa_flags = SA_SIGINFO;
               sigaction(SIGBUS, &action, nullptr);
@@ -135,18 +135,20 @@ TEST_F(FaultGuardTest, TheApplicationsActionGetsItsOwnFaults) {
 
 TEST_F(FaultGuardTest, TheActionIsGivenBack) {
   const auto action_now = [] {
-    struct sigaction now {};
+    struct sigaction now{};
     sigaction(SIGBUS, nullptr, &now);
     return now;
   };
-  struct sigaction ours {};
+  struct sigaction ours{};
   ours.sa_handler = &exit_3;
-  struct sigaction before {};
+  struct sigaction before{};
   ASSERT_EQ(sigaction(SIGBUS, &ours, &before), 0);
   {
     const FaultGuard guard;
     EXPECT_NE(action_now().sa_handler, &exit_3);
-    { const FaultGuard another(memory_, page_); }
+    {
+      const FaultGuard another(memory_, page_);
+    }
     EXPECT_NE(action_now().sa_handler, &exit_3) << "as long as one is left";
   }
   EXPECT_EQ(action_now().sa_handler, &exit_3);

@@ -337,7 +337,8 @@ TEST_F(ProgramTest, NonFiniteResultsAreRefused) {
   Program program;
   large.register_with(&program);
   ASSERT_TRUE(
-      program.add_adapter(simple_adapter("x", large.tensors[0], {1, 2}, {60000, 5}).source, {}).ok());
+      program.add_adapter(simple_adapter("x", large.tensors[0], {1, 2}, {60000, 5}).source, {})
+          .ok());
   ASSERT_TRUE(program.add_adapter(simple_adapter("y", large.tensors[0], {2}, {6}).source, {}).ok());
   Result<SwitchReport> result = program.switch_to({{"x", 2.0F}});
   EXPECT_EQ(result.error().status, Status::NON_FINITE_RESULT);

@@ -22,7 +22,7 @@ struct FileTrace {
   ino_t inode;
 
   explicit FileTrace(const WeightsFile& weights) : content(weights.read()) {
-    struct stat status {};
+    struct stat status{};
     if (stat(weights.path().c_str(), &status) != 0) std::abort();
     modified = status.st_mtim;
     status_changed = status.st_ctim;
