@@ -18,6 +18,7 @@
 #include "base/array.h"
 #include "base/fault_guard.h"
 #include "base/file.h"
+#include "base/map_over.h"
 
 namespace shira {
 namespace {
@@ -46,9 +47,8 @@ void map_file_again(const File& file, const PageSpan& span, uintptr_t begin, uin
     const uintptr_t first = std::max(area.begin, begin);
     const uintptr_t last = std::min(area.end, span.end());
     if (area.inode != 0 || first >= last) continue;
-    static_cast<void>(mmap(reinterpret_cast<void*>(first), last - first, protection,
-                           MAP_PRIVATE | MAP_FIXED, file.descriptor(),
-                           static_cast<off_t>(span.file_offset_bytes + (first - span.begin))));
+    map_over(first, last - first, protection, 0, file.descriptor(),
+             span.file_offset_bytes + (first - span.begin));
   }
 }
 

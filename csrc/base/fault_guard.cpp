@@ -3,11 +3,11 @@
 #include "base/fault_guard.h"
 
 #include <pthread.h>
-#include <sys/mman.h>
 
 #include <cerrno>
 #include <mutex>
 
+#include "base/map_over.h"
 #include "base/process_maps.h"
 
 namespace shira {
@@ -93,11 +93,8 @@ void FaultGuard::on_sigbus(int signal_number, siginfo_t* info, void* context) {
 
 bool FaultGuard::put_page(uintptr_t address) {
   if (address < begin_ || address >= end_) return false;
-  void* page = reinterpret_cast<void*>(address & ~(uintptr_t{page_bytes()} - 1));
-  if (mmap(page, page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-           0) == MAP_FAILED) {
-    return false;
-  }
+  const uintptr_t page = address & ~(uintptr_t{page_bytes()} - 1);
+  if (!map_over(page, page_bytes(), PROT_READ | PROT_WRITE, MAP_ANONYMOUS, -1, 0)) return false;
   has_faulted_ = 1;
   return true;
 }
