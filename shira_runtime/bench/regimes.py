@@ -153,7 +153,7 @@ def resident_pages(path: Path) -> tuple[int, int]:
     if size_bytes == 0:
         return 0, 0
     page_count = -(-size_bytes // mmap.PAGESIZE)
-    states = (ctypes.c_ubyte * page_count)()
+    states = np.zeros(page_count, np.uint8)
     with (
         path.open("rb") as stream,
         mmap.mmap(stream.fileno(), size_bytes, access=mmap.ACCESS_READ) as mapping,
@@ -161,10 +161,10 @@ def resident_pages(path: Path) -> tuple[int, int]:
         view = np.frombuffer(mapping, np.uint8)
         try:
             library = ctypes.CDLL(None, use_errno=True)
-            address = ctypes.c_void_p(view.ctypes.data)
-            if library.mincore(address, ctypes.c_size_t(size_bytes), states) != 0:
+            addresses = [ctypes.c_void_p(array.ctypes.data) for array in (view, states)]
+            if library.mincore(addresses[0], ctypes.c_size_t(size_bytes), addresses[1]) != 0:
                 code = ctypes.get_errno()
                 raise OSError(code, os.strerror(code), str(path))
         finally:
             del view  # a mapping in use cannot be closed
-    return int(np.count_nonzero(np.frombuffer(states, np.uint8) & 1)), page_count
+    return int(np.count_nonzero(states & 1)), page_count
