@@ -8,19 +8,27 @@
 
 namespace shira::kernels {
 
-#define X(isa, supported) const KernelTable& isa##_kernels();
+#define X(isa, supported) void isa##_kernels(KernelTable*);
 #include "kernels/kernels.def"
 #undef X
 
 namespace {
 
-bool on_every_cpu() { return true; }
+Implementation make(const char* isa, bool supported, void (*fill)(KernelTable*)) {
+  Implementation implementation{{}, supported};
+  if (supported) {
+    scalar_kernels(&implementation.table);
+    fill(&implementation.table);
+  }
+  implementation.table.isa = isa;
+  return implementation;
+}
 
 }  // namespace
 
 const std::vector<Implementation>& implementations() {
   static const std::vector<Implementation> kImplementations = {
-#define X(isa, supported) {&isa##_kernels(), supported()},
+#define X(isa, supported) make(#isa, supported, isa##_kernels),
 #include "kernels/kernels.def"
 #undef X
   };
@@ -31,11 +39,11 @@ Result<const KernelTable*> select_kernels(const char* forced) {
   const bool any = forced == nullptr || *forced == '\0';
   std::string known;
   for (const Implementation& implementation : implementations()) {
-    const char* isa = implementation.table->isa;
+    const char* isa = implementation.table.isa;
     if (any) {
-      if (implementation.supported) return implementation.table;
+      if (implementation.supported) return &implementation.table;
     } else if (std::strcmp(isa, forced) == 0) {
-      if (implementation.supported) return implementation.table;
+      if (implementation.supported) return &implementation.table;
       return Error{Status::NOT_SUPPORTED,
                    "this CPU cannot run the kernels \"" + std::string(isa) + "\""};
     }

@@ -11,8 +11,8 @@ namespace shira::kernels {
 
 /// One line of kernels.def.
 struct Implementation {
-  const KernelTable* table;
-  bool supported;  // by the CPU this runs on
+  KernelTable table;  // without functions when it is not supported
+  bool supported;     // by the CPU this runs on
 };
 
 /// Everything that was compiled in, best first. The last one, "scalar", is always supported.

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Kernel files include nothing but this header, base/float_bits.h and their intrinsics: an inline
-// function of the standard library compiled with wider instructions could otherwise be the copy the
-// linker keeps for everybody.
+// Kernel files include nothing but the headers of this folder without functions of the library,
+// base/float_bits.h and their intrinsics: an inline function of the standard library compiled with
+// wider instructions could otherwise be the copy the linker keeps for everybody.
 #include <cstddef>
 #include <cstdint>
 
@@ -12,18 +12,25 @@
 
 namespace shira::kernels {
 
-// Naming: <op>_<element>_<isa>, e.g. scatter_u16_neon. u16 and u32 move bits (any dtype of that
-// width); f32, f16 and bf16 compute. scalar.cpp is the definition: every kernel equals the scalar
-// one bit for bit, for every count including 0, and touches no byte outside the elements its
-// contract names. Only the payload of a NaN is left open: where the scalar kernel gives a NaN, any
-// NaN will do. Pointers are aligned to their element, no more; with count 0 they may be null.
-// Arrays do not overlap. `index` and runs are strictly increasing.
+// scalar.cpp is the definition: every kernel equals the scalar one bit for bit, for every count
+// including 0, and touches no byte outside the elements its contract names. Only the payload of a
+// NaN is left open: where the scalar kernel gives a NaN, any NaN will do. Pointers are aligned to
+// their element, no more; with count 0 they may be null. Arrays do not overlap. `index` and runs
+// are strictly increasing.
 
 /// out[j] = weights[index[j]]
 template <typename T>
 using Gather = void (*)(const T* weights, const uint32_t* index, size_t count, T* out);
 
-/// weights[index[j]] = values[j]; returns how many elements changed their bits.
+/// weights[index[j]] = values[j]; never reads the weights.
+template <typename T>
+using Store = void (*)(T* weights, const uint32_t* index, size_t count, const T* values);
+
+/// out[j] = weights[index[j]], then weights[index[j]] = values[j].
+template <typename T>
+using Swap = void (*)(T* weights, const uint32_t* index, size_t count, const T* values, T* out);
+
+/// Store that returns how many elements changed their bits.
 template <typename T>
 using Scatter = size_t (*)(T* weights, const uint32_t* index, size_t count, const T* values);
 
@@ -31,42 +38,70 @@ using Scatter = size_t (*)(T* weights, const uint32_t* index, size_t count, cons
 template <typename T>
 using GatherRuns = void (*)(const T* weights, const Run* runs, size_t run_count, T* out);
 template <typename T>
+using StoreRuns = void (*)(T* weights, const Run* runs, size_t run_count, const T* values);
+template <typename T>
+using SwapRuns = void (*)(T* weights, const Run* runs, size_t run_count, const T* values, T* out);
+template <typename T>
 using ScatterRuns = size_t (*)(T* weights, const Run* runs, size_t run_count, const T* values);
 
-/// out[j] = scale * (widen(target[j]) - widen(base[j])), in float32, two roundings.
+/// How many of the elements differ in their bits: a[j] != b[j].
 template <typename T>
-using ContributeTarget = void (*)(const T* target, const T* base, float scale, size_t count,
+using CountDifferent = size_t (*)(const T* a, const T* b, size_t count);
+
+/// What moves bits, for every dtype of the width of T.
+template <typename T>
+struct MoveKernels {
+  using Element = T;
+  Gather<T> gather;
+  Store<T> store;
+  Swap<T> swap;
+  Scatter<T> scatter;
+  GatherRuns<T> gather_runs;
+  StoreRuns<T> store_runs;
+  SwapRuns<T> swap_runs;
+  ScatterRuns<T> scatter_runs;
+  CountDifferent<T> count_different;
+};
+
+/// out[j] = scale * (widen(target[j]) - widen(base[j])), in float32, two roundings.
+template <typename E>
+using ContributeTarget = void (*)(const E* target, const E* base, float scale, size_t count,
                                   float* out);
 
 /// out[j] = scale * widen(delta[j]), in float32.
-template <typename T>
-using ContributeDelta = void (*)(const T* delta, float scale, size_t count, float* out);
+template <typename E>
+using ContributeDelta = void (*)(const E* delta, float scale, size_t count, float* out);
 
 /// out[j] = narrow(widen(base[j]) + contribution[j]); returns how many results are not finite.
-template <typename T>
-using AddRound = size_t (*)(const T* base, const float* contribution, size_t count, T* out);
+template <typename E>
+using AddRound = size_t (*)(const E* base, const float* contribution, size_t count, E* out);
 
-/// One implementation of every operation. Kernels named f32 take floats, f16 and bf16 the bit
-/// patterns.
+/// AddRound of ContributeTarget or ContributeDelta, with the same roundings, in one pass.
+template <typename E>
+using ScaleTarget = size_t (*)(const E* target, const E* base, float scale, size_t count, E* out);
+template <typename E>
+using ScaleDelta = size_t (*)(const E* delta, const E* base, float scale, size_t count, E* out);
+
+/// What computes. E is float, or uint16_t for the bit patterns of f16 and bf16.
+template <typename E>
+struct MathKernels {
+  using Element = E;
+  ContributeTarget<E> contribute_target;
+  ContributeDelta<E> contribute_delta;
+  AddRound<E> add_round;
+  ScaleTarget<E> scale_target;
+  ScaleDelta<E> scale_delta;
+};
+
+/// One implementation of every operation.
 struct KernelTable {
   const char* isa;  // "scalar", "neon", ...
-  Gather<uint16_t> gather_u16;
-  Gather<uint32_t> gather_u32;
-  Scatter<uint16_t> scatter_u16;
-  Scatter<uint32_t> scatter_u32;
-  GatherRuns<uint16_t> gather_runs_u16;
-  GatherRuns<uint32_t> gather_runs_u32;
-  ScatterRuns<uint16_t> scatter_runs_u16;
-  ScatterRuns<uint32_t> scatter_runs_u32;
-  ContributeTarget<float> contribute_target_f32;
-  ContributeTarget<uint16_t> contribute_target_f16;
-  ContributeTarget<uint16_t> contribute_target_bf16;
-  ContributeDelta<float> contribute_delta_f32;
-  ContributeDelta<uint16_t> contribute_delta_f16;
-  ContributeDelta<uint16_t> contribute_delta_bf16;
-  AddRound<float> add_round_f32;
-  AddRound<uint16_t> add_round_f16;
-  AddRound<uint16_t> add_round_bf16;
+  MoveKernels<uint8_t> u8;
+  MoveKernels<uint16_t> u16;
+  MoveKernels<uint32_t> u32;
+  MathKernels<float> f32;
+  MathKernels<uint16_t> f16;
+  MathKernels<uint16_t> bf16;
 };
 
 }  // namespace shira::kernels

@@ -4,23 +4,15 @@
 
 #include "base/float_bits.h"
 #include "kernels/kernels.h"
+#include "kernels/moves.h"
 
 namespace shira::kernels {
 namespace {
 
 static_assert(FLT_EVAL_METHOD == 0, "float32 operations must round to float32 each");
 
-// Runs lie far apart, so that each begins with a cache miss; asked for this many runs ahead,
-// several misses are waited for at once.
-constexpr size_t kPrefetchDistance = 16;
-
 template <typename T>
-void gather_scalar(const T* weights, const uint32_t* index, size_t count, T* out) {
-  for (size_t j = 0; j < count; ++j) out[j] = weights[index[j]];
-}
-
-template <typename T>
-size_t scatter_scalar(T* weights, const uint32_t* index, size_t count, const T* values) {
+size_t scatter_entries(T* weights, const uint32_t* index, size_t count, const T* values) {
   size_t changed_count = 0;
   for (size_t j = 0; j < count; ++j) {
     T& weight = weights[index[j]];
@@ -31,31 +23,49 @@ size_t scatter_scalar(T* weights, const uint32_t* index, size_t count, const T* 
 }
 
 template <typename T>
-void gather_runs_scalar(const T* weights, const Run* runs, size_t run_count, T* out) {
-  for (size_t r = 0; r < run_count; ++r) {
-    if (r + kPrefetchDistance < run_count)
-      __builtin_prefetch(weights + runs[r + kPrefetchDistance].start);
-    const T* begin = weights + runs[r].start;
-    for (uint32_t j = 0; j < runs[r].length; ++j) out[j] = begin[j];
-    out += runs[r].length;
-  }
+void gather_runs(const T* weights, const Run* runs, size_t run_count, T* out) {
+  for_each_run<Access::read>(weights, runs, run_count, [=](Run run, size_t offset) {
+    __builtin_memcpy(out + offset, weights + run.start, run.length * sizeof(T));
+  });
 }
 
 template <typename T>
-size_t scatter_runs_scalar(T* weights, const Run* runs, size_t run_count, const T* values) {
+void store_runs(T* weights, const Run* runs, size_t run_count, const T* values) {
+  for_each_run<Access::write>(weights, runs, run_count, [=](Run run, size_t offset) {
+    __builtin_memcpy(weights + run.start, values + offset, run.length * sizeof(T));
+  });
+}
+
+template <typename T>
+void swap_runs(T* weights, const Run* runs, size_t run_count, const T* values, T* out) {
+  for_each_run<Access::write>(weights, runs, run_count, [=](Run run, size_t offset) {
+    __builtin_memcpy(out + offset, weights + run.start, run.length * sizeof(T));
+    __builtin_memcpy(weights + run.start, values + offset, run.length * sizeof(T));
+  });
+}
+
+template <typename T>
+size_t count_different(const T* a, const T* b, size_t count) {
+  size_t different_count = 0;
+  for (size_t j = 0; j < count; ++j) different_count += a[j] != b[j];
+  return different_count;
+}
+
+template <typename T>
+size_t scatter_runs(T* weights, const Run* runs, size_t run_count, const T* values) {
   size_t changed_count = 0;
-  for (size_t r = 0; r < run_count; ++r) {
-    if (r + kPrefetchDistance < run_count)
-      __builtin_prefetch(weights + runs[r + kPrefetchDistance].start, 1);
-    T* begin = weights + runs[r].start;
-    for (uint32_t j = 0; j < runs[r].length; ++j) {
-      changed_count += begin[j] != values[j];
-      begin[j] = values[j];
-    }
-    values += runs[r].length;
-  }
+  for_each_run<Access::write>(weights, runs, run_count, [&](Run run, size_t offset) {
+    changed_count += count_different(weights + run.start, values + offset, run.length);
+    __builtin_memcpy(weights + run.start, values + offset, run.length * sizeof(T));
+  });
   return changed_count;
 }
+
+template <typename T>
+constexpr MoveKernels<T> kMoves = {
+    gather_entries<T>, store_entries<T>, swap_entries<T>, scatter_entries<T>, gather_runs<T>,
+    store_runs<T>,     swap_runs<T>,     scatter_runs<T>, count_different<T>,
+};
 
 struct F32 {
   using Element = float;
@@ -81,55 +91,62 @@ struct Bf16 {
 };
 
 template <typename Format>
-void contribute_target_scalar(const typename Format::Element* target,
-                              const typename Format::Element* base, float scale, size_t count,
-                              float* out) {
-  for (size_t j = 0; j < count; ++j) {
-    out[j] = scale * (Format::widen(target[j]) - Format::widen(base[j]));
-  }
-}
+struct Math {
+  using E = typename Format::Element;
 
-template <typename Format>
-void contribute_delta_scalar(const typename Format::Element* delta, float scale, size_t count,
-                             float* out) {
-  for (size_t j = 0; j < count; ++j) out[j] = scale * Format::widen(delta[j]);
-}
-
-template <typename Format>
-size_t add_round_scalar(const typename Format::Element* base, const float* contribution,
-                        size_t count, typename Format::Element* out) {
-  size_t non_finite_count = 0;
-  for (size_t j = 0; j < count; ++j) {
-    out[j] = Format::narrow(Format::widen(base[j]) + contribution[j]);
-    non_finite_count += !Format::is_finite(out[j]);
+  static float target_step(E target, E base, float scale) {
+    return scale * (Format::widen(target) - Format::widen(base));
   }
-  return non_finite_count;
-}
+  static float delta_step(E delta, float scale) { return scale * Format::widen(delta); }
+
+  /// Stores base + step, rounded; returns 1 when that is not finite.
+  static size_t add(E base, float step, E* out) {
+    *out = Format::narrow(Format::widen(base) + step);
+    return Format::is_finite(*out) ? 0 : 1;
+  }
+
+  static void contribute_target(const E* target, const E* base, float scale, size_t count,
+                                float* out) {
+    for (size_t j = 0; j < count; ++j) out[j] = target_step(target[j], base[j], scale);
+  }
+
+  static void contribute_delta(const E* delta, float scale, size_t count, float* out) {
+    for (size_t j = 0; j < count; ++j) out[j] = delta_step(delta[j], scale);
+  }
+
+  static size_t add_round(const E* base, const float* contribution, size_t count, E* out) {
+    size_t non_finite_count = 0;
+    for (size_t j = 0; j < count; ++j) non_finite_count += add(base[j], contribution[j], out + j);
+    return non_finite_count;
+  }
+
+  static size_t scale_target(const E* target, const E* base, float scale, size_t count, E* out) {
+    size_t non_finite_count = 0;
+    for (size_t j = 0; j < count; ++j)
+      non_finite_count += add(base[j], target_step(target[j], base[j], scale), out + j);
+    return non_finite_count;
+  }
+
+  static size_t scale_delta(const E* delta, const E* base, float scale, size_t count, E* out) {
+    size_t non_finite_count = 0;
+    for (size_t j = 0; j < count; ++j)
+      non_finite_count += add(base[j], delta_step(delta[j], scale), out + j);
+    return non_finite_count;
+  }
+
+  static constexpr MathKernels<E> kKernels = {contribute_target, contribute_delta, add_round,
+                                              scale_target, scale_delta};
+};
 
 }  // namespace
 
-const KernelTable& scalar_kernels() {
-  static constexpr KernelTable kTable = {
-      "scalar",
-      gather_scalar<uint16_t>,
-      gather_scalar<uint32_t>,
-      scatter_scalar<uint16_t>,
-      scatter_scalar<uint32_t>,
-      gather_runs_scalar<uint16_t>,
-      gather_runs_scalar<uint32_t>,
-      scatter_runs_scalar<uint16_t>,
-      scatter_runs_scalar<uint32_t>,
-      contribute_target_scalar<F32>,
-      contribute_target_scalar<F16>,
-      contribute_target_scalar<Bf16>,
-      contribute_delta_scalar<F32>,
-      contribute_delta_scalar<F16>,
-      contribute_delta_scalar<Bf16>,
-      add_round_scalar<F32>,
-      add_round_scalar<F16>,
-      add_round_scalar<Bf16>,
-  };
-  return kTable;
+void scalar_kernels(KernelTable* table) {
+  table->u8 = kMoves<uint8_t>;
+  table->u16 = kMoves<uint16_t>;
+  table->u32 = kMoves<uint32_t>;
+  table->f32 = Math<F32>::kKernels;
+  table->f16 = Math<F16>::kKernels;
+  table->bf16 = Math<Bf16>::kKernels;
 }
 
 }  // namespace shira::kernels

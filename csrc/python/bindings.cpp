@@ -192,7 +192,7 @@ PYBIND11_MODULE(_core, module) {
     const auto* active = unwrap(kernels::active_kernels());
     py::list rows;
     for (const kernels::Implementation& each : kernels::implementations()) {
-      rows.append(py::make_tuple(each.table->isa, each.supported, each.table == active));
+      rows.append(py::make_tuple(each.table.isa, each.supported, &each.table == active));
     }
     return rows;
   });

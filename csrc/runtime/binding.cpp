@@ -79,7 +79,7 @@ Result<std::shared_ptr<const Bytes>> base_at(const LiveWeights& live, const Boun
   const Patch* patch = live.active.find(bound.tensor_index);
   if (patch != nullptr && patch->positions == bound.positions) return patch->originals;
   SHIRA_ASSIGN(Bytes base, Bytes::make(list.entry_count * element_bytes));
-  SHIRA_TRY(access_live(spec, [&] { gather(live.kernels, spec, list, base.data()); }));
+  SHIRA_TRY(access_live(spec, [&] { gather(live.kernels, spec, list, whole(list), base.data()); }));
   if (patch != nullptr) {
     copy_common(*patch->positions->list, patch->originals->data(), list, base.data(),
                 element_bytes);

@@ -4,6 +4,7 @@
 
 #include <cfenv>
 #include <cstring>
+#include <type_traits>
 
 namespace shira {
 namespace {
@@ -18,48 +19,135 @@ T* as(uint8_t* bytes) {
   return reinterpret_cast<T*>(bytes);
 }
 
-template <typename T>
-uint64_t scatter_elements(kernels::Scatter<T> scatter_entries, kernels::ScatterRuns<T> scatter_runs,
-                          const TensorSpec& tensor, const IndexList& list, const Slice& slice,
-                          const uint8_t* values) {
-  T* weights = as<T>(tensor.data);
-  const T* first_value = as<T>(values) + slice.first_entry;
-  if (list.is_runs())
-    return scatter_runs(weights, list.runs.data() + slice.first_unit, slice.unit_count,
-                        first_value);
-  return scatter_entries(weights, list.entries.data() + slice.first_unit, slice.unit_count,
-                         first_value);
+template <typename Kernels>
+using element_of = typename std::decay_t<Kernels>::Element;
+
+// Calls body(kernels that move elements of this width).
+template <typename Body>
+void with_moves(const kernels::KernelTable& kernels, Dtype dtype, Body body) {
+  switch (dtype_bytes(dtype)) {
+    case 4:
+      return body(kernels.u32);
+    case 2:
+      return body(kernels.u16);
+    default:
+      return body(kernels.u8);
+  }
+}
+
+// Calls body(kernels that compute with this dtype); none for integers.
+template <typename Body>
+void with_math(const kernels::KernelTable& kernels, Dtype dtype, Body body) {
+  switch (dtype) {
+    case Dtype::f32:
+      return body(kernels.f32);
+    case Dtype::f16:
+      return body(kernels.f16);
+    case Dtype::bf16:
+      return body(kernels.bf16);
+    default:
+      return;
+  }
+}
+
+// Calls body(runs, run count, offset of their first element in the slice) for the first run, the
+// runs between and the last run when the ends are clipped, else once.
+template <typename Body>
+void for_clipped_runs(const IndexList& list, const Slice& slice, Body body) {
+  const Run* runs = list.runs.data() + slice.first_unit;
+  if (slice.skip_front == 0 && slice.skip_back == 0) return body(runs, slice.unit_count, 0);
+  Run first = runs[0];
+  first.start += slice.skip_front;
+  first.length -= slice.skip_front;
+  if (slice.unit_count == 1) {
+    first.length -= slice.skip_back;
+    return body(&first, 1, 0);
+  }
+  Run last = runs[slice.unit_count - 1];
+  last.length -= slice.skip_back;
+  body(&first, 1, 0);
+  body(runs + 1, slice.unit_count - 2, first.length);
+  body(&last, 1, slice.entry_count - last.length);
 }
 
 }  // namespace
 
 void gather(const kernels::KernelTable& kernels, const TensorSpec& tensor, const IndexList& list,
-            uint8_t* out) {
-  if (dtype_bytes(tensor.dtype) == 4) {
-    if (list.is_runs()) {
-      kernels.gather_runs_u32(as<uint32_t>(tensor.data), list.runs.data(), list.runs.size(),
-                              as<uint32_t>(out));
-    } else {
-      kernels.gather_u32(as<uint32_t>(tensor.data), list.entries.data(), list.entries.size(),
-                         as<uint32_t>(out));
-    }
-  } else if (list.is_runs()) {
-    kernels.gather_runs_u16(as<uint16_t>(tensor.data), list.runs.data(), list.runs.size(),
-                            as<uint16_t>(out));
-  } else {
-    kernels.gather_u16(as<uint16_t>(tensor.data), list.entries.data(), list.entries.size(),
-                       as<uint16_t>(out));
-  }
+            const Slice& slice, uint8_t* out) {
+  with_moves(kernels, tensor.dtype, [&](const auto& moves) {
+    using T = element_of<decltype(moves)>;
+    const T* weights = as<T>(tensor.data);
+    if (!list.is_runs())
+      return moves.gather(weights, list.entries.data() + slice.first_unit, slice.unit_count,
+                          as<T>(out));
+    for_clipped_runs(list, slice, [&](const Run* runs, size_t run_count, size_t offset) {
+      moves.gather_runs(weights, runs, run_count, as<T>(out) + offset);
+    });
+  });
+}
+
+void store(const kernels::KernelTable& kernels, const TensorSpec& tensor, const IndexList& list,
+           const Slice& slice, const uint8_t* values) {
+  with_moves(kernels, tensor.dtype, [&](const auto& moves) {
+    using T = element_of<decltype(moves)>;
+    T* weights = as<T>(tensor.data);
+    if (!list.is_runs())
+      return moves.store(weights, list.entries.data() + slice.first_unit, slice.unit_count,
+                         as<T>(values));
+    for_clipped_runs(list, slice, [&](const Run* runs, size_t run_count, size_t offset) {
+      moves.store_runs(weights, runs, run_count, as<T>(values) + offset);
+    });
+  });
+}
+
+void swap(const kernels::KernelTable& kernels, const TensorSpec& tensor, const IndexList& list,
+          const Slice& slice, const uint8_t* values, uint8_t* out) {
+  with_moves(kernels, tensor.dtype, [&](const auto& moves) {
+    using T = element_of<decltype(moves)>;
+    T* weights = as<T>(tensor.data);
+    if (!list.is_runs())
+      return moves.swap(weights, list.entries.data() + slice.first_unit, slice.unit_count,
+                        as<T>(values), as<T>(out));
+    for_clipped_runs(list, slice, [&](const Run* runs, size_t run_count, size_t offset) {
+      moves.swap_runs(weights, runs, run_count, as<T>(values) + offset, as<T>(out) + offset);
+    });
+  });
+}
+
+uint64_t count_different(const kernels::KernelTable& kernels, Dtype dtype, const uint8_t* a,
+                         const uint8_t* b, uint64_t count) {
+  uint64_t different_count = 0;
+  with_moves(kernels, dtype, [&](const auto& moves) {
+    using T = element_of<decltype(moves)>;
+    different_count = moves.count_different(as<T>(a), as<T>(b), count);
+  });
+  return different_count;
+}
+
+Slice whole(const IndexList& list) {
+  Slice slice;
+  slice.unit_count = list.is_runs() ? list.runs.size() : list.entries.size();
+  slice.entry_count = list.entry_count;
+  return slice;
 }
 
 uint64_t scatter(const kernels::KernelTable& kernels, const TensorSpec& tensor,
                  const IndexList& list, const Slice& slice, const uint8_t* values) {
-  if (dtype_bytes(tensor.dtype) == 4) {
-    return scatter_elements<uint32_t>(kernels.scatter_u32, kernels.scatter_runs_u32, tensor, list,
-                                      slice, values);
-  }
-  return scatter_elements<uint16_t>(kernels.scatter_u16, kernels.scatter_runs_u16, tensor, list,
-                                    slice, values);
+  uint64_t changed_count = 0;
+  with_moves(kernels, tensor.dtype, [&](const auto& moves) {
+    using T = element_of<decltype(moves)>;
+    T* weights = as<T>(tensor.data);
+    const T* first_value = as<T>(values) + slice.first_entry;
+    if (!list.is_runs()) {
+      changed_count = moves.scatter(weights, list.entries.data() + slice.first_unit,
+                                    slice.unit_count, first_value);
+      return;
+    }
+    for_clipped_runs(list, slice, [&](const Run* runs, size_t run_count, size_t offset) {
+      changed_count += moves.scatter_runs(weights, runs, run_count, first_value + offset);
+    });
+  });
+  return changed_count;
 }
 
 void scatter_all(const kernels::KernelTable& kernels, const TensorSpec& tensor,
@@ -70,46 +158,37 @@ void scatter_all(const kernels::KernelTable& kernels, const TensorSpec& tensor,
 
 void contribute(const kernels::KernelTable& kernels, const AdapterTensor& source, float scale,
                 const uint8_t* base, float* out) {
-  const uint8_t* values = source.values;
   const auto count = static_cast<size_t>(source.nnz);
-  if (source.value_kind == ValueKind::target) {
-    switch (source.value_dtype) {
-      case Dtype::f32:
-        return kernels.contribute_target_f32(as<float>(values), as<float>(base), scale, count, out);
-      case Dtype::f16:
-        return kernels.contribute_target_f16(as<uint16_t>(values), as<uint16_t>(base), scale, count,
-                                             out);
-      case Dtype::bf16:
-        return kernels.contribute_target_bf16(as<uint16_t>(values), as<uint16_t>(base), scale,
-                                              count, out);
-      default:
-        return;  // no live dtype
-    }
-  }
-  switch (source.value_dtype) {
-    case Dtype::f32:
-      return kernels.contribute_delta_f32(as<float>(values), scale, count, out);
-    case Dtype::f16:
-      return kernels.contribute_delta_f16(as<uint16_t>(values), scale, count, out);
-    case Dtype::bf16:
-      return kernels.contribute_delta_bf16(as<uint16_t>(values), scale, count, out);
-    default:
-      return;
-  }
+  with_math(kernels, source.value_dtype, [&](const auto& math) {
+    using E = element_of<decltype(math)>;
+    const E* values = as<E>(source.values);
+    if (source.value_kind == ValueKind::target)
+      return math.contribute_target(values, as<E>(base), scale, count, out);
+    math.contribute_delta(values, scale, count, out);
+  });
 }
 
 uint64_t add_round(const kernels::KernelTable& kernels, Dtype dtype, const uint8_t* base,
                    const float* contribution, uint64_t count, uint8_t* out) {
-  switch (dtype) {
-    case Dtype::f32:
-      return kernels.add_round_f32(as<float>(base), contribution, count, as<float>(out));
-    case Dtype::f16:
-      return kernels.add_round_f16(as<uint16_t>(base), contribution, count, as<uint16_t>(out));
-    case Dtype::bf16:
-      return kernels.add_round_bf16(as<uint16_t>(base), contribution, count, as<uint16_t>(out));
-    default:
-      return 0;
-  }
+  uint64_t non_finite_count = 0;
+  with_math(kernels, dtype, [&](const auto& math) {
+    using E = element_of<decltype(math)>;
+    non_finite_count = math.add_round(as<E>(base), contribution, count, as<E>(out));
+  });
+  return non_finite_count;
+}
+
+uint64_t scale_values(const kernels::KernelTable& kernels, const AdapterTensor& source, float scale,
+                      const uint8_t* base, uint8_t* out) {
+  uint64_t non_finite_count = 0;
+  const auto count = static_cast<size_t>(source.nnz);
+  with_math(kernels, source.value_dtype, [&](const auto& math) {
+    using E = element_of<decltype(math)>;
+    const auto scale_all =
+        source.value_kind == ValueKind::target ? math.scale_target : math.scale_delta;
+    non_finite_count = scale_all(as<E>(source.values), as<E>(base), scale, count, as<E>(out));
+  });
+  return non_finite_count;
 }
 
 bool is_finite(Dtype dtype, const uint8_t* element) {

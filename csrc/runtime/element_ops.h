@@ -1,5 +1,6 @@
 // The kernels by dtype and by shape of the index list: what the plan and the store of a switch
-// call. SPDX-License-Identifier: Apache-2.0
+// call.
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <cstdint>
@@ -13,9 +14,27 @@
 
 namespace shira {
 
-/// Reads the live values at `list` into `out`: (entry_count,) elements of the tensor's dtype.
+// `values` and `out` of a slice: (slice.entry_count,) elements of the tensor's dtype, the first one
+// for the slice's first entry.
+
+/// Reads the live values at a slice into `out`.
 void gather(const kernels::KernelTable& kernels, const TensorSpec& tensor, const IndexList& list,
-            uint8_t* out);
+            const Slice& slice, uint8_t* out);
+
+/// Writes `values` to the live positions of a slice, without reading what was there.
+void store(const kernels::KernelTable& kernels, const TensorSpec& tensor, const IndexList& list,
+           const Slice& slice, const uint8_t* values);
+
+/// Reads the live values at a slice into `out` and writes `values` in their place.
+void swap(const kernels::KernelTable& kernels, const TensorSpec& tensor, const IndexList& list,
+          const Slice& slice, const uint8_t* values, uint8_t* out);
+
+/// How many of `count` elements differ in their bits.
+uint64_t count_different(const kernels::KernelTable& kernels, Dtype dtype, const uint8_t* a,
+                         const uint8_t* b, uint64_t count);
+
+/// The whole list as one slice.
+Slice whole(const IndexList& list);
 
 /// Writes `values` (those of the whole list) to the live positions of one slice; returns how many
 /// elements changed.
@@ -35,6 +54,11 @@ void contribute(const kernels::KernelTable& kernels, const AdapterTensor& source
 /// finite.
 uint64_t add_round(const kernels::KernelTable& kernels, Dtype dtype, const uint8_t* base,
                    const float* contribution, uint64_t count, uint8_t* out);
+
+/// contribute() and add_round() in one pass, with the same results: the new values of an adapter
+/// that is alone at `scale`. `base` and `out`: (nnz,); returns how many results are not finite.
+uint64_t scale_values(const kernels::KernelTable& kernels, const AdapterTensor& source, float scale,
+                      const uint8_t* base, uint8_t* out);
 
 /// True when the element's exponent is not all ones.
 bool is_finite(Dtype dtype, const uint8_t* element);

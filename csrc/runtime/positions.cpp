@@ -21,7 +21,7 @@ Result<Array<Slice>> cut(const IndexList& list) {
   Slice slice;
   const auto close = [&] {
     slices[slice_count++] = slice;
-    slice = Slice{slice.first_unit + slice.unit_count, 0, slice.first_entry + slice.entry_count, 0};
+    slice = Slice{slice.first_unit + slice.unit_count, 0, slice.first_entry + slice.entry_count};
   };
   if (list.is_runs()) {
     for (size_t i = 0; i < list.runs.size(); ++i) {

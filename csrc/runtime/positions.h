@@ -12,12 +12,15 @@
 
 namespace shira {
 
-/// Consecutive units (entries or runs) of an IndexList: the piece of work that one thread takes.
+/// Consecutive units (entries or runs) of an IndexList: the piece of work that one thread takes. It
+/// may begin and end inside a run.
 struct Slice {
   size_t first_unit = 0;
   size_t unit_count = 0;
   uint64_t first_entry = 0;
-  uint64_t entry_count = 0;
+  uint64_t entry_count = 0;  // without those skipped
+  uint32_t skip_front = 0;   // elements of the first run that do not belong to it; 0 for entries
+  uint32_t skip_back = 0;    // of the last run
 };
 
 /// The memory pages that positions of one tensor lie on, as a bit set from the tensor's first page.

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <random>
 #include <string>
@@ -205,20 +206,27 @@ class KernelsTest : public ::testing::TestWithParam<size_t> {
     if (!implementations()[GetParam()].supported)
       GTEST_SKIP() << "this CPU cannot run " << table().isa;
   }
-  const KernelTable& table() const { return *implementations()[GetParam()].table; }
+  const KernelTable& table() const { return implementations()[GetParam()].table; }
 };
 
 INSTANTIATE_TEST_SUITE_P(Implementations, KernelsTest,
                          ::testing::Range(size_t{0}, implementations().size()),
                          [](const auto& info) {
-                           return std::string(implementations()[info.param].table->isa);
+                           return std::string(implementations()[info.param].table.isa);
                          });
 
-/// Gathers and scatters over `positions` through `gather(weights, out)` and `scatter(weights,
-/// values)`.
-template <typename T, typename Gather, typename Scatter>
-void check_moves(const std::vector<uint32_t>& positions, size_t shift, Gather gather,
-                 Scatter scatter) {
+/// The move operations over the entries or runs that a test has bound.
+template <typename T>
+struct BoundMoves {
+  std::function<void(const T* weights, T* out)> gather;
+  std::function<void(T* weights, const T* values)> store;
+  std::function<void(T* weights, const T* values, T* out)> swap;
+  std::function<size_t(T* weights, const T* values)> scatter;
+};
+
+/// What each operation does at `positions`, and that it does nothing else.
+template <typename T>
+void check_moves(const std::vector<uint32_t>& positions, size_t shift, const BoundMoves<T>& moves) {
   const size_t element_count = positions.empty() ? 1 : positions.back() + 1;
   const std::vector<T> original = random_bits<T>(element_count);
   std::vector<T> fresh = random_bits<T>(positions.size());
@@ -231,74 +239,106 @@ void check_moves(const std::vector<uint32_t>& positions, size_t shift, Gather ga
     changed_count += original[positions[j]] != fresh[j] ? 1 : 0;
     expected[positions[j]] = fresh[j];
   }
-  Guarded<T> weights(original, shift);
-  Guarded<T> out(positions.size(), shift + 1);
-  gather(weights.data(), out.data());
-  EXPECT_EQ(out.elements(), gathered);
-  EXPECT_EQ(weights.elements(), original);
-  EXPECT_TRUE(out.guards_intact() && weights.guards_intact());
-
   Guarded<T> values(fresh, shift + 2);
-  EXPECT_EQ(scatter(weights.data(), values.data()), changed_count);
-  EXPECT_EQ(weights.elements(), expected);
-  EXPECT_EQ(values.elements(), fresh);
-  EXPECT_TRUE(weights.guards_intact() && values.guards_intact());
+  const auto run = [&](const std::vector<T>& weights_after, const std::vector<T>& out_after,
+                       const auto& operation) {
+    Guarded<T> weights(original, shift);
+    Guarded<T> out(out_after.size(), shift + 1);
+    operation(weights.data(), out.data());
+    EXPECT_EQ(weights.elements(), weights_after);
+    EXPECT_EQ(out.elements(), out_after);
+    EXPECT_EQ(values.elements(), fresh);
+    EXPECT_TRUE(weights.guards_intact() && out.guards_intact() && values.guards_intact());
+  };
+  run(original, gathered, [&](T* weights, T* out) { moves.gather(weights, out); });
+  run(expected, {}, [&](T* weights, T*) { moves.store(weights, values.data()); });
+  run(expected, gathered, [&](T* weights, T* out) { moves.swap(weights, values.data(), out); });
+  run(expected, {},
+      [&](T* weights, T*) { EXPECT_EQ(moves.scatter(weights, values.data()), changed_count); });
 }
 
 template <typename T>
-void check_entry_moves(Gather<T> gather, Scatter<T> scatter) {
+BoundMoves<T> bind(const MoveKernels<T>& moves, const uint32_t* index, size_t count) {
+  return {
+      [=](const T* weights, T* out) { moves.gather(weights, index, count, out); },
+      [=](T* weights, const T* values) { moves.store(weights, index, count, values); },
+      [=](T* weights, const T* values, T* out) { moves.swap(weights, index, count, values, out); },
+      [=](T* weights, const T* values) { return moves.scatter(weights, index, count, values); }};
+}
+
+template <typename T>
+BoundMoves<T> bind(const MoveKernels<T>& moves, const Run* runs, size_t count) {
+  return {[=](const T* weights, T* out) { moves.gather_runs(weights, runs, count, out); },
+          [=](T* weights, const T* values) { moves.store_runs(weights, runs, count, values); },
+          [=](T* weights, const T* values, T* out) {
+            moves.swap_runs(weights, runs, count, values, out);
+          },
+          [=](T* weights, const T* values) {
+            return moves.scatter_runs(weights, runs, count, values);
+          }};
+}
+
+template <typename T>
+void check_entry_moves(const MoveKernels<T>& moves) {
   for (size_t count = 0; count <= kMaxCount; ++count) {
     for (size_t shift = 0; shift < 4; ++shift) {
       SCOPED_TRACE("count " + std::to_string(count) + ", shift " + std::to_string(shift));
       const std::vector<uint32_t> index = increasing_index(count);
       Guarded<uint32_t> guarded(index, shift);
-      check_moves<T>(
-          index, shift,
-          [&](const T* weights, T* out) { gather(weights, guarded.data(), count, out); },
-          [&](T* weights, const T* values) {
-            return scatter(weights, guarded.data(), count, values);
-          });
+      check_moves<T>(index, shift, bind(moves, guarded.data(), count));
       EXPECT_EQ(guarded.elements(), index);
     }
   }
 }
 
 template <typename T>
-void check_run_moves(GatherRuns<T> gather, ScatterRuns<T> scatter) {
+void check_run_moves(const MoveKernels<T>& moves) {
   for (size_t count = 0; count <= kMaxCount; ++count) {
     for (size_t shift = 0; shift < 4; ++shift) {
       SCOPED_TRACE("runs " + std::to_string(count) + ", shift " + std::to_string(shift));
       const std::vector<Run> runs = increasing_runs(count);
-      check_moves<T>(
-          positions_of(runs), shift,
-          [&](const T* weights, T* out) { gather(weights, runs.data(), count, out); },
-          [&](T* weights, const T* values) {
-            return scatter(weights, runs.data(), count, values);
-          });
+      check_moves<T>(positions_of(runs), shift, bind(moves, runs.data(), count));
     }
+  }
+  for (uint32_t length = 1; length <= kMaxCount; ++length) {
+    SCOPED_TRACE("length " + std::to_string(length));
+    const std::vector<Run> runs = {{3, length}, {length + 5, length}};
+    check_moves<T>(positions_of(runs), length % 5, bind(moves, runs.data(), runs.size()));
+  }
+}
+
+template <typename T>
+void check_count_different(const MoveKernels<T>& moves) {
+  for (size_t count = 0; count <= kMaxCount; ++count) {
+    const std::vector<T> a = random_bits<T>(count);
+    std::vector<T> b = random_bits<T>(count);
+    size_t different_count = 0;
+    for (size_t j = 0; j < count; ++j) {
+      if (j % 3 == 1) b[j] = a[j];
+      different_count += a[j] != b[j] ? 1 : 0;
+    }
+    Guarded<T> left(a, count % 4);
+    Guarded<T> right(b, count % 5);
+    EXPECT_EQ(moves.count_different(left.data(), right.data(), count), different_count) << count;
   }
 }
 
 TEST_P(KernelsTest, EntryMoves) {
-  check_entry_moves<uint16_t>(table().gather_u16, table().scatter_u16);
-  check_entry_moves<uint32_t>(table().gather_u32, table().scatter_u32);
+  check_entry_moves(table().u8);
+  check_entry_moves(table().u16);
+  check_entry_moves(table().u32);
 }
 
 TEST_P(KernelsTest, RunMoves) {
-  check_run_moves<uint16_t>(table().gather_runs_u16, table().scatter_runs_u16);
-  check_run_moves<uint32_t>(table().gather_runs_u32, table().scatter_runs_u32);
+  check_run_moves(table().u8);
+  check_run_moves(table().u16);
+  check_run_moves(table().u32);
 }
 
-TEST_P(KernelsTest, RunsOfEveryLength) {
-  for (uint32_t length = 1; length <= kMaxCount; ++length) {
-    const std::vector<shira::Run> runs = {{3, length}, {length + 5, length}};
-    check_moves<uint16_t>(
-        positions_of(runs), length % 5,
-        [&](const uint16_t* w, uint16_t* out) { table().gather_runs_u16(w, runs.data(), 2, out); },
-        [&](uint16_t* w, const uint16_t* values) {
-          return table().scatter_runs_u16(w, runs.data(), 2, values);
-        });
-  }
+TEST_P(KernelsTest, CountDifferent) {
+  check_count_different(table().u8);
+  check_count_different(table().u16);
+  check_count_different(table().u32);
 }
 
 /// Two rounds of 32-bit positions: an implementation that treats an index as signed reads before
@@ -314,9 +354,9 @@ TEST_P(KernelsTest, PositionsAreUnsigned) {
     index.push_back(0x80000000U + j);
     values.push_back(static_cast<uint16_t>(j + 1));
   }
-  EXPECT_EQ(table().scatter_u16(weights, index.data(), index.size(), values.data()), values.size());
+  table().u16.store(weights, index.data(), index.size(), values.data());
   std::vector<uint16_t> out(values.size());
-  table().gather_u16(weights, index.data(), index.size(), out.data());
+  table().u16.gather(weights, index.data(), index.size(), out.data());
   EXPECT_EQ(out, values);
   EXPECT_EQ(weights[0x80000000U], 1);
   std::free(weights);
@@ -324,10 +364,29 @@ TEST_P(KernelsTest, PositionsAreUnsigned) {
 
 constexpr float kScales[] = {1.0F, -1.0F, 0.5F, 0.3F, 1e-20F, 3e38F, -0.0F};
 
+/// scale_target and scale_delta are contribute_target and contribute_delta, then add_round.
+template <typename Oracle, typename Element>
+void check_scaled(const MathKernels<Element>& math, Guarded<Element>& values,
+                  Guarded<Element>& base, float scale, size_t count) {
+  std::vector<float> contribution(count);
+  std::vector<Element> expected(count);
+  const auto check = [&](auto scale_all) {
+    const size_t non_finite_count =
+        math.add_round(base.data(), contribution.data(), count, expected.data());
+    Guarded<Element> out(count, count % 3);
+    EXPECT_EQ(scale_all(values.data(), base.data(), scale, count, out.data()), non_finite_count);
+    for (size_t j = 0; j < count; ++j)
+      ASSERT_TRUE(same_element<Oracle>(out.data()[j], expected[j])) << j;
+    EXPECT_TRUE(out.guards_intact());
+  };
+  math.contribute_target(values.data(), base.data(), scale, count, contribution.data());
+  check(math.scale_target);
+  math.contribute_delta(values.data(), scale, count, contribution.data());
+  check(math.scale_delta);
+}
+
 template <typename Oracle>
-void check_arithmetic(ContributeTarget<typename Oracle::Element> contribute_target,
-                      ContributeDelta<typename Oracle::Element> contribute_delta,
-                      AddRound<typename Oracle::Element> add_round) {
+void check_arithmetic(const MathKernels<typename Oracle::Element>& math) {
   using Element = typename Oracle::Element;
   for (size_t count = 0; count <= kMaxCount; ++count) {
     const size_t shift = count % 4;
@@ -338,7 +397,7 @@ void check_arithmetic(ContributeTarget<typename Oracle::Element> contribute_targ
     Guarded<float> addend(hard_elements<float>(count), shift + 2);
     Guarded<float> out(count, shift + 3);
 
-    contribute_target(target.data(), base.data(), scale, count, out.data());
+    math.contribute_target(target.data(), base.data(), scale, count, out.data());
     for (size_t j = 0; j < count; ++j) {
       const float difference =
           round_to_float(Oracle::widen(target.data()[j]) - Oracle::widen(base.data()[j]));
@@ -347,7 +406,7 @@ void check_arithmetic(ContributeTarget<typename Oracle::Element> contribute_targ
       ASSERT_TRUE(same(out.data()[j], expected))
           << j << ": " << out.data()[j] << " not " << expected;
     }
-    contribute_delta(target.data(), scale, count, out.data());
+    math.contribute_delta(target.data(), scale, count, out.data());
     for (size_t j = 0; j < count; ++j) {
       const float expected =
           round_to_float(static_cast<double>(scale) * Oracle::widen(target.data()[j]));
@@ -356,7 +415,7 @@ void check_arithmetic(ContributeTarget<typename Oracle::Element> contribute_targ
     }
     Guarded<Element> sums(count, shift + 1);
     size_t non_finite_count = 0;
-    const size_t returned = add_round(base.data(), addend.data(), count, sums.data());
+    const size_t returned = math.add_round(base.data(), addend.data(), count, sums.data());
     for (size_t j = 0; j < count; ++j) {
       const float sum =
           round_to_float(Oracle::widen(base.data()[j]) + static_cast<double>(addend.data()[j]));
@@ -366,6 +425,7 @@ void check_arithmetic(ContributeTarget<typename Oracle::Element> contribute_targ
       non_finite_count += std::isfinite(Oracle::widen(expected)) ? 0 : 1;
     }
     EXPECT_EQ(returned, non_finite_count);
+    check_scaled<Oracle>(math, target, base, scale, count);
     EXPECT_TRUE(base.guards_intact() && target.guards_intact() && addend.guards_intact());
     EXPECT_TRUE(out.guards_intact() && sums.guards_intact());
   }
@@ -373,12 +433,9 @@ void check_arithmetic(ContributeTarget<typename Oracle::Element> contribute_targ
 
 TEST_P(KernelsTest, Arithmetic) {
   for (int round = 0; round < 40; ++round) {
-    check_arithmetic<F32Oracle>(table().contribute_target_f32, table().contribute_delta_f32,
-                                table().add_round_f32);
-    check_arithmetic<F16Oracle>(table().contribute_target_f16, table().contribute_delta_f16,
-                                table().add_round_f16);
-    check_arithmetic<Bf16Oracle>(table().contribute_target_bf16, table().contribute_delta_bf16,
-                                 table().add_round_bf16);
+    check_arithmetic<F32Oracle>(table().f32);
+    check_arithmetic<F16Oracle>(table().f16);
+    check_arithmetic<Bf16Oracle>(table().bf16);
     if (HasFatalFailure()) return;
   }
 }
@@ -391,37 +448,42 @@ TEST_P(KernelsTest, KnownAnswers) {
   const uint16_t sums[] = {0x3C00, 0x0002, 0x8000, 0x7C00,
                            0x3C02};  // ties to even; the fourth overflows
   uint16_t out[5];
-  EXPECT_EQ(table().add_round_f16(base, addend, 5, out), 1U);
+  EXPECT_EQ(table().f16.add_round(base, addend, 5, out), 1U);
   for (int j = 0; j < 5; ++j) EXPECT_EQ(out[j], sums[j]) << j;
 
   // Fused, scale * target - scale * base would keep bits that two roundings lose.
   const float target = 1.0F + 0x1p-23F;
   const float zero = 0.0F;
   float contribution = 0;
-  table().contribute_target_f32(&target, &zero, 1.0F + 0x1p-23F, 1, &contribution);
+  table().f32.contribute_target(&target, &zero, 1.0F + 0x1p-23F, 1, &contribution);
   EXPECT_EQ(contribution, 1.0F + 0x1p-22F);
 }
 
 TEST_P(KernelsTest, CountZeroTouchesNothing) {
-  EXPECT_EQ(table().scatter_u16(nullptr, nullptr, 0, nullptr), 0U);
-  EXPECT_EQ(table().scatter_runs_u32(nullptr, nullptr, 0, nullptr), 0U);
-  EXPECT_EQ(table().add_round_bf16(nullptr, nullptr, 0, nullptr), 0U);
-  table().gather_u32(nullptr, nullptr, 0, nullptr);
-  table().contribute_delta_f16(nullptr, 1.0F, 0, nullptr);
+  const KernelTable& all = table();
+  all.u16.store(nullptr, nullptr, 0, nullptr);
+  all.u8.swap(nullptr, nullptr, 0, nullptr, nullptr);
+  all.u32.gather(nullptr, nullptr, 0, nullptr);
+  all.u32.store_runs(nullptr, nullptr, 0, nullptr);
+  all.u16.swap_runs(nullptr, nullptr, 0, nullptr, nullptr);
+  EXPECT_EQ(all.u8.count_different(nullptr, nullptr, 0), 0U);
+  EXPECT_EQ(all.bf16.add_round(nullptr, nullptr, 0, nullptr), 0U);
+  EXPECT_EQ(all.f32.scale_target(nullptr, nullptr, 1.0F, 0, nullptr), 0U);
+  all.f16.contribute_delta(nullptr, 1.0F, 0, nullptr);
 }
 
 // --- dispatch
 
 TEST(Dispatch, ScalarIsTheLastResort) {
   ASSERT_FALSE(implementations().empty());
-  EXPECT_STREQ(implementations().back().table->isa, "scalar");
+  EXPECT_STREQ(implementations().back().table.isa, "scalar");
   EXPECT_TRUE(implementations().back().supported);
 }
 
 TEST(Dispatch, ChoosesTheFirstSupportedOne) {
   const KernelTable* best = nullptr;
   for (const Implementation& implementation : implementations()) {
-    if (implementation.supported && best == nullptr) best = implementation.table;
+    if (implementation.supported && best == nullptr) best = &implementation.table;
   }
   EXPECT_EQ(select_kernels(nullptr).value(), best);
   EXPECT_EQ(select_kernels("").value(), best);
@@ -429,9 +491,9 @@ TEST(Dispatch, ChoosesTheFirstSupportedOne) {
 
 TEST(Dispatch, HonoursEveryNameOrRefusesIt) {
   for (const Implementation& implementation : implementations()) {
-    const auto selected = select_kernels(implementation.table->isa);
+    const auto selected = select_kernels(implementation.table.isa);
     if (implementation.supported) {
-      EXPECT_EQ(selected.value(), implementation.table);
+      EXPECT_EQ(selected.value(), &implementation.table);
     } else {
       EXPECT_EQ(selected.error().status, Status::NOT_SUPPORTED);
     }
