@@ -12,7 +12,6 @@ from shira_runtime.bench.statistics import (
     Interval,
     holm,
     mann_whitney,
-    median,
     ratio_of_medians,
 )
 
@@ -122,8 +121,3 @@ def _flat(context: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def median_change_ms(change: Change) -> tuple[float, float]:
-    """Medians in milliseconds, old and new."""
-    return median(change.old.samples) / 1e6, median(change.new.samples) / 1e6

@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from shira_runtime import __version__
+from shira_runtime.bench import WrongBytes
 from shira_runtime.commands import (
     apply,
     bench,
+    bench_compare,
     demo,
     diff,
     inspect,
@@ -40,6 +42,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error), 2)
     except BrokenPipeError:
         raise
+    except WrongBytes as error:
+        return _fail(f"wrong bytes: {error}", 1)
     except ShiraError as error:
         hint = "; name it with --index-from" if error.status == "MISSING_INDEX" else ""
         message = str(error).replace("allow_unverified_base", "--allow-unverified-base")
@@ -75,6 +79,7 @@ def _build() -> typer.Typer:
     app.command("apply")(apply.apply)
     app.command("run")(run_program.run_program)
     app.command("bench")(bench.bench)
+    app.command("bench-compare")(bench_compare.bench_compare)
     app.command("program")(program.program)
     app.command("kernels")(kernels.kernels)
     app.command("keygen")(keygen.keygen)

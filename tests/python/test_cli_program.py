@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,17 @@ pytest.importorskip("typer")
 models = pytest.importorskip("_models", exc_type=ImportError)
 torch = models.torch
 
-from shira_runtime import cli, load_program  # noqa: E402
+from shira_runtime import Program, SwitchReport, cli, load_program  # noqa: E402
+from shira_runtime.bench import RunFile  # noqa: E402
+
+SUITES = """
+from shira_runtime.bench import Arm, Case, Suite
+
+def cases():
+    yield Case({"dtype": "f32"}, [Arm("nothing", lambda: None)])
+
+SUITES = {"tiny": Suite("tiny", "to see that suites run", cases)}
+"""
 
 FACTORY = """
 import torch
@@ -170,25 +182,111 @@ def test_run_refuses_wrong_inputs_in_one_line(
     assert cli.main(["run", f"{folder}/model.pte", "-i", f"{tmp_path}/x.npy"]) == 1
 
 
+BENCH = ("--rounds", 5, "--first-rounds", 2, "--forward-rounds", 2)
+
+
 @pytest.mark.parametrize("adapters", [("de", "fr"), ("de",)])
 def test_bench_measures_switches_and_forwards(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], adapters: tuple[str, ...]
 ) -> None:
+    output = tmp_path / "bench" / "out.json"
     shown = shira_json(
         capsys,
         *("bench", folder / "model.pte", *(folder / f"{name}.shb" for name in adapters)),
-        *("--rounds", 20, "--forward-rounds", 3, "-o", tmp_path / "bench" / "out.json"),
+        *(*BENCH, "-o", output),
     )
+    run = RunFile.read(output)
+    assert json.loads(output.read_text()) == shown
     other = "fr" if len(adapters) == 2 else "base"
-    assert set(shown["later_switches"]) == {f"de -> {other}", f"{other} -> de"}
-    assert shown["first_switch"]["base -> de"]["elements_written"] == 171
-    for summary in shown["later_switches"].values():
-        assert len(summary["samples"]["total_ns"]) == 20
-        assert min(summary["samples"]["total_ns"]) <= summary["median"]["total_ns"]
-        assert summary["median"]["total_ns"] <= summary["p95"]["total_ns"]
-        assert summary["counts"]["elements_written"] > 0  # it did switch each time
-    assert set(shown["forward_ns"]) == {"base", "de"}
-    assert json.loads((tmp_path / "bench" / "out.json").read_text()) == shown
+    directions = (f"de -> {other}", f"{other} -> de")
+    counts: dict[tuple[str, str], int] = {}
+    for record in run.records:
+        counts[record.arm, record.regime] = len(record.samples)
+        if "switch" in record.arm:
+            assert record.counts["entries"] > 0  # it did switch each time
+            assert {"check", "plan", "store"} <= set(record.stages)
+            parts = zip(*record.stages.values(), strict=True)
+            assert all(sum(p) < t for p, t in zip(parts, record.samples, strict=True))
+    assert counts == {
+        **{(f"open {n}.shb", r): 2 for n in adapters for r in ("cold file", "all warm")},
+        ("first switch base -> de", "first touch"): 2,
+        **{
+            (f"switch {direction}", regime): 5
+            for direction in directions
+            for regime in ("warm file, cold cache", "all warm")
+        },
+        **{(f"forward in {state}", "all warm"): 2 for state in ("base", "de")},
+        (f"first forward after {directions[1]}", "all warm"): 2,
+    }
+    first = next(record for record in run.records if record.regime == "first touch")
+    assert first.counts["entries"] == 171
+
+
+def test_bench_holds_a_limit(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["bench", f"{folder}/model.pte", f"{folder}/de.shb", *map(str, BENCH)]
+    assert cli.main([*command, "--assert-p95-ms", "10000"]) == 0
+    capsys.readouterr()
+    output = ["-o", f"{tmp_path}/out.json"]
+    assert cli.main([*command, *output, "--assert-p95-ms", "1e-6"]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 4  # two directions in two regimes; neither first switches nor forwards
+    assert "switch de -> base (all warm): p95 " in errors[-2]
+    assert "above the limit of 1e-06 ms" in errors[-2]
+    assert (tmp_path / "out.json").exists()  # the bytes were right, so the samples are kept
+    limit = ["--assert-arm", "open *", "--assert-p95-ms", "1e-6"]
+    assert cli.main([*command, *limit]) == 1
+    assert "open de.shb (cold file): p95" in capsys.readouterr().err
+    assert cli.main([*command, "--assert-p95-ms", "1", "--assert-arm", "swift"]) == 2
+
+
+def test_bench_ends_where_bytes_are_wrong(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A switch that stores one byte too much: it is found, and nothing is written."""
+    switch = Program.switch
+
+    def spoiled(self: Program, adapters: Any = None, *, wait: bool = True) -> SwitchReport:
+        report = switch(self, adapters, wait=wait)
+        address = next(a for name, _, _, a in self._core.tensors() if name == "0.weight")
+        entry = (ctypes.c_ubyte * 8).from_address(address)
+        if adapters == "de":
+            entry[5] ^= 1  # the second entry, which the adapter leaves alone
+        return report
+
+    monkeypatch.setattr(Program, "switch", spoiled)
+    command = ["bench", f"{folder}/model.pte", f"{folder}/de.shb", *map(str, BENCH)]
+    assert cli.main([*command, "-o", f"{tmp_path}/out.json"]) == 1
+    shown = capsys.readouterr()
+    assert "error: wrong bytes: arm 'first switch base -> de': 0.weight" in shown.err
+    assert shown.out == ""
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_bench_runs_the_suites_of_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    assert cli.main(["bench", "--suite", "tiny"]) == 2
+    assert "no benchmarks/suites.py in" in capsys.readouterr().err
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "suites.py").write_text(SUITES)
+    assert cli.main(["bench", "--suite", "other"]) == 2
+    assert "tiny: to see that suites run" in capsys.readouterr().err
+    assert cli.main(["bench", "--suite", "tiny", "--rounds", "3"]) == 0
+    (record,) = RunFile.read(tmp_path / "build" / "bench" / "tiny.json").records
+    assert (record.suite, record.arm, len(record.samples)) == ("tiny", "nothing", 3)
+    assert cli.main(["bench", "model.pte", "--suite", "tiny"]) == 2
+    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
+        monkeypatch.delitem(sys.modules, name)
 
 
 def test_bench_without_a_model_says_where_it_looked(
