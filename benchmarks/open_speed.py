@@ -40,17 +40,20 @@ class Case:
         index: an index codec in lower case.
         values: F16 or a scaled codec.
         block_length: entries stand in aligned blocks of so many.
+        has_one_tensor: of as many rows as otherwise all tensors have together.
     """
 
     index: str
     values: ValueCodec = ValueCodec.F16
     block_length: int = 1
+    has_one_tensor: bool = False
 
     @property
     def name(self) -> str:
         """As a file's name, and in the record."""
         blocks = f"_blocks{self.block_length}" if self.block_length > 1 else ""
-        return f"{self.index}_{self.values.name.lower()}{blocks}"
+        one = "_one_tensor" if self.has_one_tensor else ""
+        return f"{self.index}_{self.values.name.lower()}{blocks}{one}"
 
 
 CASES = (
@@ -61,6 +64,9 @@ CASES = (
     Case("rice", ValueCodec.Q8),
     Case("rice", ValueCodec.Q4),
     Case("rice", ValueCodec.Q1),
+    Case("gaps16", has_one_tensor=True),
+    Case("gaps16", ValueCodec.Q8, has_one_tensor=True),
+    Case("rice", ValueCodec.Q8, has_one_tensor=True),
 )
 
 
@@ -100,14 +106,16 @@ def measure(program: Path, repeats: int = _REPEATS) -> dict[str, Any]:
 def _file_of(case: Case) -> bytes:
     generator = np.random.default_rng(20261122)
     tensors = []
-    for number in range(_TENSOR_COUNT):
-        indices = _random_mask(generator, case.block_length)
+    tensor_count = 1 if case.has_one_tensor else _TENSOR_COUNT
+    shape = (_SHAPE[0] * _TENSOR_COUNT // tensor_count, _SHAPE[1])
+    for number in range(tensor_count):
+        indices = _random_mask(generator, shape, case.block_length)
         deltas = 0.01 * generator.standard_normal(indices.size, np.float32)
         tensors.append(
             AdapterTensor(
                 name=f"layers.{number:03d}.weight",
                 dtype="f16",
-                shape=_SHAPE,
+                shape=shape,
                 indices=indices,
                 values=_coded(deltas, case.values),
                 kind="delta",
@@ -116,9 +124,11 @@ def _file_of(case: Case) -> bytes:
     return build_adapter("benchmark", tensors, index=case.index).content
 
 
-def _random_mask(generator: np.random.Generator, block_length: int) -> NDArray[np.int64]:
+def _random_mask(
+    generator: np.random.Generator, shape: tuple[int, int], block_length: int
+) -> NDArray[np.int64]:
     """Draws blocks independently of each other, each with probability _DENSITY."""
-    block_count = _SHAPE[0] * _SHAPE[1] // block_length
+    block_count = shape[0] * shape[1] // block_length
     gaps = generator.geometric(_DENSITY, int(1.1 * _DENSITY * block_count) + 100)
     blocks = np.cumsum(gaps) - 1
     blocks = blocks[blocks < block_count]
@@ -137,7 +147,7 @@ def _print(record: dict[str, Any]) -> None:
         open_ns, index_ns = file["open_ns_per_entry"], file["index_ns_per_entry"]
         peak = file["peak_bytes"] / file["plan_bytes"]
         print(
-            f"{file['file']:18} open {open_ns:6.3f} ns/entry ({1e3 / open_ns:5.0f} M/s)  "
+            f"{file['file']:22} open {open_ns:6.3f} ns/entry ({1e3 / open_ns:5.0f} M/s)  "
             f"index alone {index_ns:6.3f} ns/entry ({1e3 / index_ns:5.0f} M/s)  "
             f"peak {peak:.3f} x plan"
         )

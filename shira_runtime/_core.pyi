@@ -103,6 +103,7 @@ class AdapterFile:
         tier_count: int,
         public_key: bytes | None,
         index_sources: Sequence[AdapterFile],
+        keep_content: bool = True,
     ) -> AdapterFile: ...
     @staticmethod
     def from_bytes(
@@ -111,6 +112,7 @@ class AdapterFile:
         tier_count: int,
         public_key: bytes | None,
         index_sources: Sequence[AdapterFile],
+        keep_content: bool = True,
     ) -> AdapterFile: ...
     @property
     def path(self) -> str: ...

@@ -48,6 +48,7 @@ class AdapterFile:
         tiers: int | None = None,
         public_key: bytes | None = None,
         index_from: Sources = (),
+        keep_content: bool = True,
     ) -> AdapterFile:
         """Read and check a .shb file.
 
@@ -56,7 +57,12 @@ class AdapterFile:
             tiers: open only the first so many importance tiers; None for all of them.
             public_key: the 32 bytes of an Ed25519 key. A file that it has not signed is refused
                 before anything but its section table is looked at.
-            index_from: opened files, or one, whose positions this one may refer to.
+            index_from: opened files, or one, whose positions this one may refer to; with
+                `keep_content`.
+            keep_content: keep the coded bytes beside what was decoded from them. Without it memory
+                is saved, but other files cannot refer to this one, and `check_digests` works only
+                if there was a `public_key`. Of a signed file that is opened without a key they are
+                kept in any case.
 
         Raises:
             FormatError: the file breaks a rule of docs/FORMAT.md; `offset_bytes` says where.
@@ -68,7 +74,7 @@ class AdapterFile:
                 not have.
             FileError: the file cannot be read.
         """
-        options = _open_options(tiers, public_key, index_from)
+        options = _open_options(tiers, public_key, index_from, keep_content)
         encoded = os.fsencode(path)
         if b"\0" in encoded:
             raise error_of("INVALID_ARGUMENT", f"path {path!r} holds a zero byte")
@@ -83,9 +89,10 @@ class AdapterFile:
         tiers: int | None = None,
         public_key: bytes | None = None,
         index_from: Sources = (),
+        keep_content: bool = True,
     ) -> AdapterFile:
         """Check a .shb file that is in memory, as `open`; `label` stands for its path in errors."""
-        options = _open_options(tiers, public_key, index_from)
+        options = _open_options(tiers, public_key, index_from, keep_content)
         return cls(_core.AdapterFile.from_bytes(data, label, *options))
 
     @property
@@ -160,6 +167,7 @@ class AdapterFile:
         Raises:
             FormatError: DIGEST_MISMATCH.
             SignatureError: NO_CRYPTOGRAPHY: this build cannot compute them.
+            UsageError: NOT_SUPPORTED: the file was opened without `keep_content`.
         """
         self._core.check_digests()
 
@@ -200,6 +208,7 @@ class Adapter:
         tiers: int | None = None,
         public_key: bytes | None = None,
         index_from: Sources = (),
+        keep_content: bool = True,
     ) -> Adapter:
         """Read and check a .shb file, and return its adapter.
 
@@ -209,13 +218,20 @@ class Adapter:
             tiers: as for `AdapterFile.open`.
             public_key: as for `AdapterFile.open`.
             index_from: as for `AdapterFile.open`.
+            keep_content: as for `AdapterFile.open`; what is only added to programs can do without.
 
         Raises:
             UsageError: INVALID_ARGUMENT: there are several adapters; UNKNOWN_ADAPTER: none is
                 called `name`; and see `AdapterFile.open`.
             FormatError, UnsupportedError, SignatureError, FileError: see `AdapterFile.open`.
         """
-        file = AdapterFile.open(path, tiers=tiers, public_key=public_key, index_from=index_from)
+        file = AdapterFile.open(
+            path,
+            tiers=tiers,
+            public_key=public_key,
+            index_from=index_from,
+            keep_content=keep_content,
+        )
         return file.adapter(name)
 
     @classmethod
@@ -228,10 +244,16 @@ class Adapter:
         tiers: int | None = None,
         public_key: bytes | None = None,
         index_from: Sources = (),
+        keep_content: bool = True,
     ) -> Adapter:
         """Check a .shb file that is in memory, as `open`; `label` stands for its path in errors."""
         file = AdapterFile.from_bytes(
-            data, label, tiers=tiers, public_key=public_key, index_from=index_from
+            data,
+            label,
+            tiers=tiers,
+            public_key=public_key,
+            index_from=index_from,
+            keep_content=keep_content,
         )
         return file.adapter(name)
 
@@ -303,8 +325,8 @@ class Adapter:
 
 
 def _open_options(
-    tiers: int | None, public_key: bytes | None, index_from: Sources
-) -> tuple[int, bytes | None, list[_core.AdapterFile]]:
+    tiers: int | None, public_key: bytes | None, index_from: Sources, keep_content: bool
+) -> tuple[int, bytes | None, list[_core.AdapterFile], bool]:
     if tiers is not None and (type(tiers) is not int or not 1 <= tiers <= _MAXIMUM_TIERS):
         raise error_of("INVALID_ARGUMENT", f"tiers is {tiers!r}, expected 1 to {_MAXIMUM_TIERS}")
     if isinstance(index_from, AdapterFile | Adapter):
@@ -318,7 +340,7 @@ def _open_options(
             )
     files = [source.file if isinstance(source, Adapter) else source for source in sources]
     key = None if public_key is None else key_bytes(public_key)
-    return tiers or 0, key, [file._core for file in files]
+    return tiers or 0, key, [file._core for file in files], keep_content
 
 
 def key_bytes(public_key: bytes) -> bytes:

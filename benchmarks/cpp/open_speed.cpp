@@ -4,12 +4,12 @@
 //   open_speed [--json] [--repeats N] FILE...
 //
 // For each file, medians over N (at least 9, 15 by default) repeats after some that warm the page
-// cache: `open` is AdapterFile::open(), that is reading the file, every check, and decoding to the
-// lists in memory; `index` is decoding the index streams alone. Both pay for fresh memory every
-// time, as the first file of a process does: malloc() is told to give large blocks back. `plan` is
-// what stays decoded: the lists, and the values in the form in which they are applied. The peak
-// counts all memory that opening the file takes. Times are those of the one thread on its core:
-// others that compete for it do not count.
+// cache: `open` is AdapterFile::open() without keep_content, that is reading the file, every check,
+// and decoding to the lists in memory; `index` is decoding the index streams alone. Both pay for
+// fresh memory every time, as the first file of a process does: malloc() is told to give large
+// blocks back. `plan` is what stays decoded: the lists, and the values in the form in which they
+// are applied. The peak counts all memory that opening the file takes. Times are those of the one
+// thread on its core: others that compete for it do not count.
 
 #include <time.h>
 
@@ -43,6 +43,7 @@ using shira::ByteReader;
 using shira::IndexList;
 using shira::IndexStream;
 using shira::SectionInfo;
+using shira::SpentBytes;
 
 using FilePointer = std::shared_ptr<const AdapterFile>;
 
@@ -106,6 +107,13 @@ void reset_peak() {
   std::fclose(control);
 }
 
+/// As a file is opened that is to be applied.
+FilePointer open(const std::string& path) {
+  shira::OpenOptions options;
+  options.keep_content = false;
+  return value_of(AdapterFile::open(path, options));
+}
+
 /// What opening the file adds to the memory of this process at its peak.
 uint64_t measure_peak_bytes(const std::string& path) {
 #if defined(__GLIBC__)
@@ -113,7 +121,7 @@ uint64_t measure_peak_bytes(const std::string& path) {
 #endif
   reset_peak();
   const uint64_t before = status_bytes("VmRSS:");
-  const FilePointer file = value_of(AdapterFile::open(path));
+  const FilePointer file = open(path);
   const uint64_t peak = status_bytes("VmHWM:");
   return peak > before ? peak - before : 0;
 }
@@ -175,7 +183,10 @@ double decode_all_ns(const std::vector<IndexStream>& streams) {
   for (const IndexStream& stream : streams) pool_bytes += decoded_index_bytes(stream);
   const double begin = now_ns();
   ArrayPool pool = value_of(ArrayPool::make(pool_bytes));
-  for (const IndexStream& stream : streams) lists.push_back(value_of(decode_index(stream, &pool)));
+  SpentBytes kept;
+  for (const IndexStream& stream : streams) {
+    lists.push_back(value_of(decode_index(stream, &pool, &kept)));
+  }
   return now_ns() - begin;
 }
 
@@ -184,9 +195,9 @@ double decode_all_ns(const std::vector<IndexStream>& streams) {
 Sample measure(const std::string& path, int repeats) {
   Sample sample;
   sample.path = path;
-  value_of(AdapterFile::open(path));  // what the program itself needs is loaded once
+  open(path);  // what the program itself needs is loaded once
   sample.peak_bytes = measure_peak_bytes(path);
-  const FilePointer file = value_of(AdapterFile::open(path));
+  const FilePointer file = open(path);
   sample.file_bytes = file->file_bytes();
   sample.plan_bytes = plan_bytes(*file);
   const AdapterTensor& first = file->adapters().front().tensors.front();
@@ -200,7 +211,7 @@ Sample measure(const std::string& path, int repeats) {
   const std::vector<IndexStream> streams = index_streams(*file, bytes);
   for (int i = 0; i < repeats; ++i) {
     const double begin = now_ns();
-    const FilePointer opened = value_of(AdapterFile::open(path));
+    const FilePointer opened = open(path);
     sample.open_ns.push_back(now_ns() - begin);
     sample.index_ns.push_back(decode_all_ns(streams));
   }

@@ -20,8 +20,14 @@ const char* label_or_default(const char* label) { return label == nullptr ? "<me
 
 using SharedFile = std::shared_ptr<const shira::AdapterFile>;
 
+shira::OpenOptions without_content() {
+  shira::OpenOptions options;
+  options.keep_content = false;
+  return options;
+}
+
 Result<shira::OpenOptions> to_options(const shira_open_options* options) {
-  shira::OpenOptions known;
+  shira::OpenOptions known = without_content();
   if (options == nullptr) return known;
   const auto invalid_argument = [](const char* message) {
     return Error{Status::INVALID_ARGUMENT, message};
@@ -33,6 +39,7 @@ Result<shira::OpenOptions> to_options(const shira_open_options* options) {
   if (options->index_sources == nullptr && options->index_source_count > 0)
     return invalid_argument("options->index_sources is NULL");
   known.tier_count = options->tier_count;
+  known.keep_content = options->keep_content != 0;
   if (options->public_key != nullptr) known.public_key = to_key(options->public_key);
   for (size_t i = 0; i < options->index_source_count; ++i) {
     if (options->index_sources[i] == nullptr) return invalid_argument("an index source is NULL");
@@ -118,14 +125,15 @@ shira_status shira_file_get_adapter(const shira_file* file, uint32_t adapter_ind
 
 shira_status shira_adapter_open(const char* path, shira_adapter** adapter, shira_error* error) {
   if (path == nullptr || adapter == nullptr) return invalid("path or adapter is NULL", error);
-  return give_only_adapter(shira::AdapterFile::open(path), adapter, error);
+  return give_only_adapter(shira::AdapterFile::open(path, without_content()), adapter, error);
 }
 
 shira_status shira_adapter_open_memory(const void* bytes, size_t size_bytes, const char* label,
                                        shira_adapter** adapter, shira_error* error) {
   if (bytes == nullptr || adapter == nullptr) return invalid("bytes or adapter is NULL", error);
   return give_only_adapter(
-      shira::AdapterFile::from_bytes(bytes, size_bytes, label_or_default(label)), adapter, error);
+      shira::AdapterFile::from_bytes(bytes, size_bytes, label_or_default(label), without_content()),
+      adapter, error);
 }
 
 void shira_adapter_free(shira_adapter* adapter) { delete adapter; }

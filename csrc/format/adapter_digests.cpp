@@ -55,9 +55,8 @@ Result<void> check_file_digests(ByteReader file, const std::vector<SectionInfo>&
   return {};
 }
 
-Result<void> check_file_signature(ByteReader file, const std::vector<SectionInfo>& sections,
-                                  const PublicKey& key) {
-  SHIRA_TRY(check_file_digests(file, sections));
+Result<void> check_signer(ByteReader file, const PublicKey& key) {
+  SHIRA_TRY(Hasher256::make());  // that cryptography is missing comes first
   const Record header(file, 0);
   if (header.u32(layout::header::kSignatureKind) == 0) {
     return header.refuse(Status::NOT_SIGNED, layout::header::kSignatureKind,
@@ -69,6 +68,14 @@ Result<void> check_file_signature(ByteReader file, const std::vector<SectionInfo
                          "the file is signed with the key " + to_hex(named_key, key.size()) +
                              ", not with " + to_hex(key.data(), key.size()));
   }
+  return {};
+}
+
+Result<void> check_file_signature(ByteReader file, const std::vector<SectionInfo>& sections,
+                                  const PublicKey& key) {
+  SHIRA_TRY(check_file_digests(file, sections));
+  SHIRA_TRY(check_signer(file, key));
+  const Record header(file, 0);
   std::array<uint8_t, sizeof(kSignaturePrefix) + sizeof(Hash256)> message;
   std::copy_n(kSignaturePrefix, sizeof(kSignaturePrefix), message.begin());
   std::copy_n(header.bytes(layout::header::kContentDigest), sizeof(Hash256),

@@ -15,8 +15,11 @@ namespace shira {
 /// NO_CRYPTOGRAPHY. REQUIRES: the section table was checked.
 Result<void> check_file_digests(ByteReader file, const std::vector<SectionInfo>& sections);
 
-/// The digests, then that the file was signed with the secret half of `key`: NOT_SIGNED, WRONG_KEY,
-/// BAD_SIGNATURE.
+/// The header says that the file was signed with the secret half of `key`: NOT_SIGNED, WRONG_KEY,
+/// NO_CRYPTOGRAPHY. Not that it is true.
+Result<void> check_signer(ByteReader file, const PublicKey& key);
+
+/// The digests, check_signer(), and then that it is true: BAD_SIGNATURE.
 Result<void> check_file_signature(ByteReader file, const std::vector<SectionInfo>& sections,
                                   const PublicKey& key);
 

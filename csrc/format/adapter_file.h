@@ -95,8 +95,14 @@ struct OpenOptions {
   /// Check digests and signature against this key before anything but the section table is looked
   /// at. NOT_SIGNED, WRONG_KEY, DIGEST_MISMATCH, BAD_SIGNATURE, NO_CRYPTOGRAPHY.
   std::optional<PublicKey> public_key;
-  /// Files whose index sections this one may refer to.
+  /// Files whose index sections this one may refer to, opened with keep_content.
   std::vector<std::shared_ptr<const AdapterFile>> index_sources;
+  /// Keep the coded bytes beside what was decoded from them. Without, their memory is given back
+  /// while they are decoded (on Linux), which is best for a file that is only to be applied; other
+  /// files cannot refer to it then, and check_digests() works only if `public_key` was given. Of a
+  /// signed file that is opened without a key they are kept in any case, so that check_signature()
+  /// can always be answered.
+  bool keep_content = true;
 };
 
 /// Immutable once opened, so it may be shared between threads and programs.
@@ -124,15 +130,19 @@ class AdapterFile {
   uint32_t tier_count() const { return tier_count_; }                 // in the file
   uint32_t opened_tier_count() const { return opened_tier_count_; }   // available here
   const std::optional<PublicKey>& signer() const { return signer_; }  // as the file says
-  /// The file's own INDEX sections of the opened tiers, which other files may refer to.
+  bool keeps_content() const { return keeps_content_; }
+  /// The file's own INDEX sections of the opened tiers, which other files may refer to. None
+  /// without the content.
   const std::vector<std::shared_ptr<const IndexTable>>& index_tables() const {
     return index_tables_;
   }
 
-  /// SHA-256 of every section and of header and table. DIGEST_MISMATCH, NO_CRYPTOGRAPHY.
+  /// SHA-256 of every section and of header and table. DIGEST_MISMATCH, NO_CRYPTOGRAPHY;
+  /// NOT_SUPPORTED without the content, unless opening has checked them.
   Result<void> check_digests() const;
   /// The file was signed with the secret half of `key`: digests, then the signature. NOT_SIGNED,
-  /// WRONG_KEY, DIGEST_MISMATCH, BAD_SIGNATURE, NO_CRYPTOGRAPHY.
+  /// WRONG_KEY, DIGEST_MISMATCH (not without the content), BAD_SIGNATURE, NO_CRYPTOGRAPHY. The key
+  /// that the file was opened with costs nothing.
   Result<void> check_signature(const PublicKey& key) const;
 
   AdapterFile(const AdapterFile&) = delete;
@@ -151,6 +161,8 @@ class AdapterFile {
   std::vector<Adapter> adapters_;
   std::array<uint8_t, 32> content_digest_{};
   std::optional<PublicKey> signer_;
+  std::optional<PublicKey> passed_key_;  // that digests and signature were checked against
+  bool keeps_content_ = true;
   std::vector<SectionInfo> sections_;
   std::vector<std::shared_ptr<const IndexTable>> index_tables_;
   Array<char> metadata_;                  // of all adapters, a NUL behind each

@@ -190,9 +190,10 @@ Error place_error(const ParsedFile& file, uint32_t tier, uint32_t number, Error 
   return error;
 }
 
-Result<std::shared_ptr<const IndexList>> decode_list(const IndexRow& row, ArrayPool* pool) {
+Result<std::shared_ptr<const IndexList>> decode_list(const IndexRow& row, ArrayPool* pool,
+                                                     SpentBytes* spent) {
   if (std::shared_ptr<const IndexList> list = row.list.lock()) return list;
-  SHIRA_ASSIGN(IndexList decoded, decode_index(row.stream, pool));
+  SHIRA_ASSIGN(IndexList decoded, decode_index(row.stream, pool, spent));
   std::shared_ptr<const IndexList> list(new (std::nothrow) IndexList(std::move(decoded)));
   if (!list) return Error{Status::OUT_OF_MEMORY, "no memory for the positions"};
   return list;
@@ -209,25 +210,40 @@ Result<ArrayPool> make_list_pool(const ParsedFile& file, const IndexTable& table
   return ArrayPool::make(size_bytes);
 }
 
+/// Their streams were only to be summed; of their rows everything is known.
+void spend_unopened_tiers(const ParsedFile& file) {
+  SpentBytes spent(!file.keeps_content);
+  for (uint32_t tier = file.opened_tier_count; tier < file.header.tier_count; ++tier) {
+    for (const uint32_t number : {layout::index_section(tier), layout::value_section(tier)}) {
+      const ByteReader bytes = file.bytes_of(file.sections[number]);
+      spent.spend(bytes.data(), bytes.data() + bytes.size());
+    }
+  }
+  spent.flush();
+}
+
 Result<void> decode_tier(uint32_t tier, ParsedFile* file) {
   TierIndex& index = file->tiers[tier];
   const size_t row_count = index.table->rows.size();
   std::vector<std::shared_ptr<const IndexList>> lists(row_count);
   index.rules.resize(row_count);
   SHIRA_ASSIGN(ArrayPool pool, make_list_pool(*file, *index.table));
+  SpentBytes spent(index.own && !file->keeps_content);
   for (uint32_t number = 0; number < row_count; ++number) {
     const IndexRow& row = index.table->rows[number];
     if (is_derived(row.stream.codec)) {
       Result<MaskRule> rule = parse_mask_rule(row.stream);
       if (!rule.ok()) return place_error(*file, tier, number, std::move(rule.error()));
       index.rules[number] = rule.value();
-      continue;
+    } else {
+      Result<std::shared_ptr<const IndexList>> list = decode_list(row, &pool, &spent);
+      if (!list.ok()) return place_error(*file, tier, number, std::move(list.error()));
+      lists[number] = std::move(list.value());
+      if (index.own) index.own->rows[number].list = lists[number];
     }
-    Result<std::shared_ptr<const IndexList>> list = decode_list(row, &pool);
-    if (!list.ok()) return place_error(*file, tier, number, std::move(list.error()));
-    lists[number] = std::move(list.value());
-    if (index.own) index.own->rows[number].list = lists[number];
+    spent.spend(row.stream.bytes.data(), row.stream.bytes.data() + row.stream.bytes.size());
   }
+  spent.flush();
   for (size_t i = 0; i < file->rows.size(); ++i) {
     const TensorRow& row = file->rows[i];
     if (row.tier == tier) file->positions[i] = lists[row.index_number];
@@ -238,6 +254,7 @@ Result<void> decode_tier(uint32_t tier, ParsedFile* file) {
 }  // namespace
 
 Result<void> decode_index_streams(ParsedFile* file) {
+  spend_unopened_tiers(*file);
   file->positions.resize(file->rows.size());
   for (uint32_t tier = 0; tier < file->opened_tier_count; ++tier) {
     SHIRA_TRY(decode_tier(tier, file));

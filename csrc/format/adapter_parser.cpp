@@ -40,7 +40,10 @@ Result<void> AdapterParser::run_steps(const OpenOptions& options) {
   SHIRA_TRY(check_section_bytes(parsed_.bytes, parsed_.sections));
   if (options.public_key) {
     SHIRA_TRY(check_file_signature(parsed_.bytes, parsed_.sections, *options.public_key));
+    file_.passed_key_ = options.public_key;
   }
+  // Of a signed file somebody may come to ask whether the signature is right.
+  parsed_.keeps_content = options.keep_content || (parsed_.header.is_signed && !options.public_key);
   SHIRA_TRY(choose_tiers(options));
   SHIRA_TRY(parse_adapter_rows(&parsed_));
   SHIRA_TRY(parse_tensor_rows(&parsed_));
@@ -72,6 +75,8 @@ void AdapterParser::describe_file() {
   file_.content_digest_ = header.content_digest;
   if (header.is_signed) file_.signer_ = header.public_key;
   file_.sections_ = parsed_.sections;
+  file_.keeps_content_ = parsed_.keeps_content;
+  if (!parsed_.keeps_content) return;
   for (uint32_t tier = 0; tier < parsed_.opened_tier_count; ++tier) {
     if (parsed_.tiers[tier].own) file_.index_tables_.push_back(parsed_.tiers[tier].own);
   }
@@ -101,6 +106,7 @@ Result<void> AdapterParser::build_adapters() {
     if (parsed_.is_opened(row) && row.lower_row != kNoRow) has_higher[row.lower_row] = true;
   }
   SHIRA_ASSIGN(value_pool_, make_value_pool(parsed_));
+  spent_values_.assign(parsed_.opened_tier_count, SpentBytes(!parsed_.keeps_content));
   file_.adapters_.resize(parsed_.adapters.size());
   SHIRA_TRY(copy_metadata());
   for (uint32_t number = 0; number < parsed_.adapters.size(); ++number) {
@@ -122,6 +128,7 @@ Result<void> AdapterParser::build_adapters() {
       SHIRA_TRY(build_tensor(last_rows[i], &adapter.tensors[i]));
     }
   }
+  for (SpentBytes& spent : spent_values_) spent.flush();
   return {};
 }
 
@@ -203,7 +210,13 @@ Result<void> AdapterParser::take_values(const std::vector<uint32_t>& row_numbers
     unpacked.clear();
     unpacked.push_back(std::move(merged));
   }
+  if (unpacked.empty()) return {};  // the values stay where they are
   for (Array<uint8_t>& array : unpacked) file_.unpacked_.push_back(std::move(array));
+  for (const uint32_t number : row_numbers) {
+    const TensorRow& row = parsed_.rows[number];
+    const ByteReader& bytes = row.values.bytes;
+    spent_values_[row.tier].spend(bytes.data(), bytes.data() + bytes.size());
+  }
   return {};
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/array_pool.h"
+#include "base/spent_bytes.h"
 #include "format/adapter_file.h"
 #include "format/adapter_steps.h"
 #include "format/adapter_tiers.h"
@@ -43,6 +44,7 @@ class AdapterParser {
   AdapterFile& file_;
   ParsedFile parsed_;
   ArrayPool value_pool_;
+  std::vector<SpentBytes> spent_values_;  // by tier, in the order of its VALUES section
   /// By the lists of the tiers: adapters that share positions share the merged ones too.
   std::map<std::vector<const IndexList*>, std::shared_ptr<const IndexList>> merged_;
 };

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "base/hash.h"
 #include "format/adapter_steps.h"
@@ -21,11 +22,16 @@ Result<std::shared_ptr<const IndexTable>> find_match(const Record& reference,
       if (digest == wanted) return table;
     }
   }
-  return reference.refuse(
-      Status::MISSING_INDEX, 0,
-      "the positions are in another file, whose INDEX section has the SHA-256 " +
-          to_hex(wanted.data(), wanted.size()) + "; none of the " +
-          std::to_string(options.index_sources.size()) + " files given has it");
+  std::string message = "the positions are in another file, whose INDEX section has the SHA-256 " +
+                        to_hex(wanted.data(), wanted.size()) + "; none of the " +
+                        std::to_string(options.index_sources.size()) + " files given has it";
+  const auto is_spent = [](const auto& source) { return source && !source->keeps_content(); };
+  const auto spent_count =
+      std::count_if(options.index_sources.begin(), options.index_sources.end(), is_spent);
+  if (spent_count > 0) {
+    message += ", but " + std::to_string(spent_count) + " were opened without keep_content";
+  }
+  return reference.refuse(Status::MISSING_INDEX, 0, std::move(message));
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/array.h"
+#include "base/spent_bytes.h"
 #include "format/adapter_file.h"
 #include "format/adapter_index.h"
 #include "format/adapter_record.h"
@@ -16,6 +17,8 @@
 #include "format/layout.h"
 
 namespace shira {
+
+static_assert(SpentBytes::kUnitBytes == layout::kStreamAlignment);
 
 /// A checked row of ADAPTERS.
 struct AdapterRow {
@@ -56,6 +59,7 @@ struct ParsedFile {
   Header header;
   std::vector<SectionInfo> sections;
   uint32_t opened_tier_count = 0;
+  bool keeps_content = true;  // else coded bytes are spent where nothing points to them for good
   TakenNames names;
   std::vector<AdapterRow> adapters;
   Array<TensorRow> rows;

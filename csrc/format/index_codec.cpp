@@ -1,8 +1,10 @@
 // Decoders of the index streams. A careful walk over the units proves every one of them and places
-// every error; for entries a quick loop, which stores before it checks, goes ahead of it.
+// every error; for entries a quick loop, which stores before it checks, goes ahead of it, piece by
+// piece. Bytes are spent once their units are proven: neither looks at them again.
 // SPDX-License-Identifier: Apache-2.0
 #include "format/index_codec.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -57,6 +59,14 @@ struct Cursor {
   uint64_t place = 0;       // GAPS: byte of the stream. RICE: bit of the high parts
 };
 
+constexpr uint64_t kPieceBytes = 16384;  // of a stream, or of its high parts
+constexpr uint64_t kPieceUnits = 16384;  // of the careful walk
+
+/// The stream before byte `place` of it is proven.
+void spend_to(const IndexStream& stream, uint64_t place, SpentBytes* spent) {
+  spent->spend(stream.bytes.data(), stream.bytes.data() + place);
+}
+
 // --- GAPS8 and GAPS16
 
 /// M of FORMAT.md: another digit follows.
@@ -66,9 +76,10 @@ constexpr Digit kMore = static_cast<Digit>(~Digit{0});
 /// Reads gaps written in `Digit`s from `cursor` on and calls keep(block) for the strictly
 /// increasing blocks, all below the tensor's block count.
 template <typename Digit, typename Keep>
-Result<void> walk_gaps(const IndexStream& stream, Cursor cursor, Keep keep) {
+Result<void> walk_gaps(const IndexStream& stream, Cursor cursor, SpentBytes* spent, Keep keep) {
   const uint64_t limit = block_limit(stream);
   for (; cursor.unit < stream.unit_count; ++cursor.unit) {
+    if (cursor.unit % kPieceUnits == 0) spend_to(stream, cursor.place, spent);
     const uint64_t unit_offset = cursor.place;
     uint64_t block = cursor.next_block;  // cannot overflow: every digit takes a byte of memory
     Digit digit;
@@ -87,16 +98,16 @@ Result<void> walk_gaps(const IndexStream& stream, Cursor cursor, Keep keep) {
   return {};
 }
 
-/// Decodes nearly all units to `out` without a branch per digit, and returns where the careful walk
-/// has to go on: at the start when a unit is outside.
+/// Decodes a piece of units from `start` on to `out` without a branch per digit, and returns where
+/// to go on. That is `start` itself when a unit is outside, and near the end: for the careful walk.
 template <typename Digit>
-Cursor decode_gaps_quickly(const IndexStream& stream, uint32_t* out) {
+Cursor decode_gaps_quickly(const IndexStream& stream, const Cursor& start, uint32_t* out) {
   constexpr uint64_t kGroupDigits = 8;  // they end at most as many units
   constexpr uint64_t kGroupBytes = kGroupDigits * sizeof(Digit);
   const uint8_t* const bytes = stream.bytes.data();
-  Cursor cursor;
-  while (stream.unit_count - cursor.unit >= kGroupDigits &&
-         stream.bytes.contains(cursor.place, kGroupBytes)) {
+  const uint64_t end = std::min<uint64_t>(stream.bytes.size(), start.place + kPieceBytes);
+  Cursor cursor = start;
+  while (stream.unit_count - cursor.unit >= kGroupDigits && end - cursor.place >= kGroupBytes) {
     for (uint64_t i = 0; i < kGroupDigits; ++i) {
       const auto digit = load<Digit>(bytes + cursor.place + i * sizeof(Digit));
       out[cursor.unit] = static_cast<uint32_t>(cursor.next_block + digit);
@@ -106,8 +117,8 @@ Cursor decode_gaps_quickly(const IndexStream& stream, uint32_t* out) {
     }
     cursor.place += kGroupBytes;
   }
-  if (cursor.next_block > block_limit(stream)) return {};  // blocks ascend: the last one tells
-  while (cursor.place > 0 &&
+  if (cursor.next_block > block_limit(stream)) return start;  // blocks ascend: the last one tells
+  while (cursor.place > start.place &&
          load<Digit>(bytes + cursor.place - sizeof(Digit)) == kMore<Digit>) {  // back to a unit
     cursor.place -= sizeof(Digit);
     cursor.next_block -= kMore<Digit>;
@@ -147,9 +158,29 @@ uint64_t find_one_bit(const ByteReader& bytes, uint64_t bit) {
   return bit_count;
 }
 
+/// A Rice stream's two parts, which are read side by side.
+class SpentRice {
+ public:
+  SpentRice(const IndexStream& stream, SpentBytes* spent)
+      : stream_(stream), low_(*spent), high_(spent->another()) {}
+
+  /// All units before `cursor` are proven.
+  void spend_to(const Cursor& cursor) {
+    const uint8_t* low = stream_.bytes.data();
+    const uint8_t* high = rice_high_parts(stream_).data();
+    low_.spend(low, low + cursor.unit * stream_.rice_bits / 8);
+    high_.spend(high, high + cursor.place / 64 * 8);
+  }
+
+ private:
+  const IndexStream& stream_;
+  SpentBytes& low_;
+  SpentBytes high_;
+};
+
 /// As walk_gaps().
 template <typename Keep>
-Result<void> walk_rice(const IndexStream& stream, Cursor cursor, Keep keep) {
+Result<void> walk_rice(const IndexStream& stream, Cursor cursor, SpentBytes* spent, Keep keep) {
   const unsigned low_width = stream.rice_bits;
   const uint64_t low_mask = (uint64_t{1} << low_width) - 1;
   const uint64_t low_bytes = rice_low_bytes(stream);
@@ -159,7 +190,9 @@ Result<void> walk_rice(const IndexStream& stream, Cursor cursor, Keep keep) {
   }
   const ByteReader high = rice_high_parts(stream);
   const uint64_t limit = block_limit(stream);
+  SpentRice spent_parts(stream, spent);
   for (; cursor.unit < stream.unit_count; ++cursor.unit) {
+    if (cursor.unit % kPieceUnits == 0) spent_parts.spend_to(cursor);
     const uint64_t unit_offset = low_bytes + cursor.place / 8;
     const uint64_t end_bit = find_one_bit(high, cursor.place);
     if (end_bit == uint64_t{8} * high.size()) return cut_short(unit_offset, stream, cursor.unit);
@@ -183,21 +216,27 @@ Result<void> walk_rice(const IndexStream& stream, Cursor cursor, Keep keep) {
   return {};
 }
 
-/// As decode_gaps_quickly(): all whole words of the high parts but those that might hold the last
+/// As decode_gaps_quickly(): whole words of the high parts, but not those that might hold the last
 /// 64 units.
-Cursor decode_rice_quickly(const IndexStream& stream, uint32_t* out) {
+Cursor decode_rice_quickly(const IndexStream& stream, const Cursor& start, uint32_t* out) {
   const unsigned low_width = stream.rice_bits;
   const uint64_t low_mask = (uint64_t{1} << low_width) - 1;
   const uint64_t limit = block_limit(stream);
   const ByteReader high = rice_high_parts(stream);
   // With more zero bits than this a unit is outside; with fewer no shift below loses a bit.
-  if (uint64_t{8} * high.size() > stream.unit_count + (limit >> low_width) + 7) return {};
-  Cursor cursor;
-  uint64_t low_sum = 0;  // of the units so far; cannot overflow: below 2^32 units of 31 bits
+  if (uint64_t{8} * high.size() > stream.unit_count + (limit >> low_width) + 7) return start;
+  Cursor cursor = start;
+  // Of the low parts so far, by the formula below; cannot overflow: 2^32 units of 31 bits at most.
+  uint64_t low_sum = start.next_block - start.unit - ((start.place - start.unit) << low_width);
+  const uint64_t first_byte = start.place / 64 * 8;
+  const uint64_t end = std::min<uint64_t>(high.size(), first_byte + kPieceBytes);
+  uint64_t used_bits = start.place % 64;  // of the first word
   // Low parts are loaded as words, too: behind them are the 8 bytes of high parts at least.
-  for (uint64_t byte = 0; stream.unit_count - cursor.unit >= 64 && high.contains(byte, 8);
+  for (uint64_t byte = first_byte; stream.unit_count - cursor.unit >= 64 && end - byte >= 8;
        byte += 8) {
-    for (auto word = load<uint64_t>(high.data() + byte); word != 0; word &= word - 1) {
+    uint64_t word = load<uint64_t>(high.data() + byte) >> used_bits << used_bits;
+    used_bits = 0;
+    for (; word != 0; word &= word - 1) {
       const uint64_t bit = 8 * byte + static_cast<uint64_t>(__builtin_ctzll(word));
       const uint64_t low_bit = cursor.unit * low_width;
       low_sum += load<uint64_t>(stream.bytes.data() + low_bit / 8) >> (low_bit % 8) & low_mask;
@@ -207,40 +246,59 @@ Cursor decode_rice_quickly(const IndexStream& stream, uint32_t* out) {
       cursor = {cursor.unit + 1, block + 1, bit + 1};
     }
   }
-  return cursor.next_block > limit ? Cursor{} : cursor;
+  return cursor.next_block > limit ? start : cursor;
 }
 
 // --- lists
 
-Cursor decode_quickly(const IndexStream& stream, uint32_t* out) {
-  if (stream.codec == IndexCodec::gaps8) return decode_gaps_quickly<uint8_t>(stream, out);
-  if (stream.codec == IndexCodec::gaps16) return decode_gaps_quickly<uint16_t>(stream, out);
-  return decode_rice_quickly(stream, out);
+/// Piece by piece as long as that gets on; `spend` is told of each.
+template <typename Decode, typename Spend>
+Cursor repeat(Decode decode, Spend spend) {
+  Cursor cursor;
+  for (;;) {
+    const Cursor next = decode(cursor);
+    if (next.unit <= cursor.unit) return cursor;
+    cursor = next;
+    spend(cursor);
+  }
+}
+
+Cursor decode_quickly(const IndexStream& stream, SpentBytes* spent, uint32_t* out) {
+  if (stream.codec == IndexCodec::rice) {
+    SpentRice spent_parts(stream, spent);
+    return repeat([&](const Cursor& start) { return decode_rice_quickly(stream, start, out); },
+                  [&](const Cursor& cursor) { spent_parts.spend_to(cursor); });
+  }
+  const auto decode = stream.codec == IndexCodec::gaps8 ? decode_gaps_quickly<uint8_t>
+                                                        : decode_gaps_quickly<uint16_t>;
+  return repeat([&](const Cursor& start) { return decode(stream, start, out); },
+                [&](const Cursor& cursor) { spend_to(stream, cursor.place, spent); });
 }
 
 template <typename Keep>
-Result<void> walk(const IndexStream& stream, const Cursor& cursor, Keep keep) {
-  if (stream.codec == IndexCodec::gaps8) return walk_gaps<uint8_t>(stream, cursor, keep);
-  if (stream.codec == IndexCodec::gaps16) return walk_gaps<uint16_t>(stream, cursor, keep);
-  return walk_rice(stream, cursor, keep);
+Result<void> walk(const IndexStream& stream, const Cursor& cursor, SpentBytes* spent, Keep keep) {
+  if (stream.codec == IndexCodec::gaps8) return walk_gaps<uint8_t>(stream, cursor, spent, keep);
+  if (stream.codec == IndexCodec::gaps16) return walk_gaps<uint16_t>(stream, cursor, spent, keep);
+  return walk_rice(stream, cursor, spent, keep);
 }
 
-Result<IndexList> decode_entries(const IndexStream& stream, ArrayPool* pool) {
+Result<IndexList> decode_entries(const IndexStream& stream, ArrayPool* pool, SpentBytes* spent) {
   IndexList list;
   SHIRA_ASSIGN(list.entries, pool->take<uint32_t>(stream.unit_count));
-  const Cursor cursor = decode_quickly(stream, list.entries.data());
+  const Cursor cursor = decode_quickly(stream, spent, list.entries.data());
   uint32_t* out = list.entries.data() + cursor.unit;
-  SHIRA_TRY(walk(stream, cursor, [&out](uint32_t position) { *out++ = position; }));
+  SHIRA_TRY(walk(stream, cursor, spent, [&out](uint32_t position) { *out++ = position; }));
   list.entry_count = stream.entry_count;
   return list;
 }
 
-Result<IndexList> decode_blocks(const IndexStream& stream, ArrayPool* pool) {
+Result<IndexList> decode_blocks(const IndexStream& stream, ArrayPool* pool, SpentBytes* spent) {
   const uint64_t length = stream.block_length;
   IndexList list;
   SHIRA_ASSIGN(list.runs, pool->take<Run>(stream.unit_count));
   RunMerger merger(list.runs.data());
-  SHIRA_TRY(walk(stream, {}, [&](uint32_t block) { merger.append(block * length, length); }));
+  SHIRA_TRY(
+      walk(stream, {}, spent, [&](uint32_t block) { merger.append(block * length, length); }));
   list.runs.truncate(merger.run_count());
   list.entry_count = stream.entry_count;
   return list;
@@ -295,12 +353,13 @@ class RunKeeper {
   IndexList list_;
 };
 
-Result<IndexList> decode_runs(const IndexStream& stream, ArrayPool* pool) {
+Result<IndexList> decode_runs(const IndexStream& stream, ArrayPool* pool, SpentBytes* spent) {
   SHIRA_ASSIGN(RunKeeper keeper, RunKeeper::make(stream, pool));
   uint64_t offset = 0;
   uint64_t end = 0;  // of the run before
   for (uint64_t unit = 0; unit < stream.unit_count; ++unit) {
     const uint64_t unit_offset = offset;
+    if (unit % kPieceUnits == 0) spend_to(stream, offset, spent);
     if (offset == stream.bytes.size()) return cut_short(offset, stream, unit);
     uint32_t gap = 0;
     uint32_t length_minus_1 = 0;
@@ -369,16 +428,18 @@ uint64_t least_index_bytes(const IndexStream& stream) {
   return 0;
 }
 
-Result<IndexList> decode_index(const IndexStream& stream, ArrayPool* pool) {
-  if (stream.codec == IndexCodec::runs) return decode_runs(stream, pool);
-  return is_entries(stream) ? decode_entries(stream, pool) : decode_blocks(stream, pool);
+Result<IndexList> decode_index(const IndexStream& stream, ArrayPool* pool, SpentBytes* spent) {
+  if (stream.codec == IndexCodec::runs) return decode_runs(stream, pool, spent);
+  return is_entries(stream) ? decode_entries(stream, pool, spent)
+                            : decode_blocks(stream, pool, spent);
 }
 
 Result<IndexList> decode_index(const IndexStream& stream) {
   ArrayPool none;
+  SpentBytes kept;
   // An array that no pool has room for owns its memory.
   // NOLINTNEXTLINE(clang-analyzer-cplusplus.NewDeleteLeaks)
-  return decode_index(stream, &none);
+  return decode_index(stream, &none, &kept);
 }
 
 uint64_t decoded_index_bytes(const IndexStream& stream) {

@@ -7,6 +7,7 @@
 #include "base/array_pool.h"
 #include "base/byte_reader.h"
 #include "base/result.h"
+#include "base/spent_bytes.h"
 #include "format/index_list.h"
 
 namespace shira {
@@ -45,10 +46,10 @@ uint64_t least_index_bytes(const IndexStream& stream);
 /// one. Runs that are shorter than 2 on average give entries, too: they take less memory. BAD_INDEX
 /// with the offset in the stream, OUT_OF_MEMORY. REQUIRES: the codec is not derived, and the row of
 /// the index table was checked (counts agree, at least least_index_bytes()). The list's memory
-/// comes from `pool`.
-Result<IndexList> decode_index(const IndexStream& stream, ArrayPool* pool);
+/// comes from `pool`; coded bytes are spent while they are decoded, but for the last ones.
+Result<IndexList> decode_index(const IndexStream& stream, ArrayPool* pool, SpentBytes* spent);
 
-/// The same with a list that has its own memory.
+/// The same with a list that has its own memory, and bytes that stay.
 Result<IndexList> decode_index(const IndexStream& stream);
 
 /// What the list of `stream` takes from a pool.

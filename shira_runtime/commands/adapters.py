@@ -58,7 +58,8 @@ def open_file(path: Path, tiers: int | None, index_from: Sequence[Path] | None) 
     Raises:
         ShiraError: see `AdapterFile.open`.
     """
-    return AdapterFile.open(path, tiers=tiers, index_from=open_sources(index_from))
+    sources = open_sources(index_from)
+    return AdapterFile.open(path, tiers=tiers, index_from=sources, keep_content=False)
 
 
 def open_sources(index_from: Sequence[Path] | None) -> list[AdapterFile]:

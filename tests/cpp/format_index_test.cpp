@@ -357,9 +357,10 @@ TEST(IndexCodec, ListsShareAPool) {
   }
   auto pool = ArrayPool::make(pool_bytes);
   ASSERT_TRUE(pool.ok());
+  SpentBytes kept;
   std::vector<IndexList> lists;
   for (const IndexStream& stream : streams) {
-    auto list = decode_index(stream, &pool.value());
+    auto list = decode_index(stream, &pool.value(), &kept);
     ASSERT_TRUE(list.ok()) << list.error().message;
     lists.push_back(std::move(list.value()));
   }

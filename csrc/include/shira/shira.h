@@ -84,7 +84,10 @@ typedef struct shira_open_options {
   uint32_t index_source_count;
   const uint8_t* public_key; /* NULL, or the 32 bytes of an Ed25519 key: other files are refused
                                 before anything but their section table is looked at */
-  const shira_file* const* index_sources; /* files whose positions this one may refer to */
+  const shira_file* const* index_sources; /* files whose positions this one may refer to, opened
+                                             with keep_content */
+  uint64_t keep_content; /* 1: keep the coded bytes beside what was decoded from them, so that
+                            others may refer to this file; it takes more memory */
 } shira_open_options;
 
 /* Reads and validates a whole .shb file (docs/FORMAT.md). `options` may be NULL. */
