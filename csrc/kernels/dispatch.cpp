@@ -6,9 +6,11 @@
 #include <cstring>
 #include <string>
 
+#include "base/cpu_features.h"
+
 namespace shira::kernels {
 
-#define X(isa, supported) void isa##_kernels(KernelTable*);
+#define X(isa, supported, flags) void isa##_kernels(KernelTable*);
 #include "kernels/kernels.def"
 #undef X
 
@@ -28,7 +30,7 @@ Implementation make(const char* isa, bool supported, void (*fill)(KernelTable*))
 
 const std::vector<Implementation>& implementations() {
   static const std::vector<Implementation> kImplementations = {
-#define X(isa, supported) make(#isa, supported, isa##_kernels),
+#define X(isa, supported, flags) make(#isa, supported, isa##_kernels),
 #include "kernels/kernels.def"
 #undef X
   };

@@ -3,6 +3,7 @@
 #pragma once
 
 // Every function is `static`: each kernel file gets its own copy, compiled with its instructions.
+// The distances are arguments for the benchmark that chose them.
 #include "kernels/kernels.h"
 
 namespace shira::kernels {
@@ -12,55 +13,121 @@ namespace shira::kernels {
 constexpr size_t kPrefetchDistance = 64;
 constexpr size_t kRunPrefetchDistance = 16;
 
-enum class Access { read = 0, write = 1 };
-
-/// Calls body(j) for every j below `count`, `kDistance` calls after asking for address_of(j).
-template <Access kAccess, size_t kDistance, typename AddressOf, typename Body>
-static inline void for_each_ahead(size_t count, AddressOf address_of, Body body) {
-  constexpr int kWrite = kAccess == Access::write ? 1 : 0;
+/// Calls body(j) for every j below `count`, `kDistance` calls after ask(j).
+template <size_t kDistance, typename Ask, typename Body>
+static inline void for_each_ahead(size_t count, Ask ask, Body body) {
   size_t ahead = 0;
-  for (; ahead < kDistance && ahead < count; ++ahead) __builtin_prefetch(address_of(ahead), kWrite);
+  for (; ahead < kDistance && ahead < count; ++ahead) ask(ahead);
   size_t j = 0;
   for (; ahead < count; ++ahead, ++j) {
-    __builtin_prefetch(address_of(ahead), kWrite);
+    ask(ahead);
     body(j);
   }
   for (; j < count; ++j) body(j);
 }
 
+static inline void ask_to_read(const void* address) { __builtin_prefetch(address, 0); }
+static inline void ask_to_write(const void* address) { __builtin_prefetch(address, 1); }
+
 template <typename T, size_t kDistance = kPrefetchDistance>
 static void gather_entries(const T* weights, const uint32_t* index, size_t count, T* out) {
-  for_each_ahead<Access::read, kDistance>(
-      count, [=](size_t j) { return weights + index[j]; },
+  for_each_ahead<kDistance>(
+      count, [=](size_t j) { ask_to_read(weights + index[j]); },
       [=](size_t j) { out[j] = weights[index[j]]; });
 }
 
 template <typename T, size_t kDistance = kPrefetchDistance>
 static void store_entries(T* weights, const uint32_t* index, size_t count, const T* values) {
-  for_each_ahead<Access::write, kDistance>(
-      count, [=](size_t j) { return weights + index[j]; },
+  for_each_ahead<kDistance>(
+      count, [=](size_t j) { ask_to_write(weights + index[j]); },
       [=](size_t j) { weights[index[j]] = values[j]; });
 }
 
 template <typename T, size_t kDistance = kPrefetchDistance>
 static void swap_entries(T* weights, const uint32_t* index, size_t count, const T* values, T* out) {
-  for_each_ahead<Access::write, kDistance>(
-      count, [=](size_t j) { return weights + index[j]; },
+  for_each_ahead<kDistance>(
+      count, [=](size_t j) { ask_to_write(weights + index[j]); },
       [=](size_t j) {
         out[j] = weights[index[j]];
         weights[index[j]] = values[j];
       });
 }
 
-/// Calls body(run, offset of its first element among the runs' elements).
-template <Access kAccess, size_t kDistance = kRunPrefetchDistance, typename T, typename Body>
-static inline void for_each_run(const T* weights, const Run* runs, size_t run_count, Body body) {
-  size_t offset = 0;
-  for_each_ahead<kAccess, kDistance>(
-      run_count, [=](size_t r) { return weights + runs[r].start; },
+// A call of memcpy costs more than a short run.
+constexpr size_t kInlineBytes = 256;
+
+/// memcpy in blocks, of which the last one overlaps the one before; what is shorter than a block in
+/// blocks of half the size.
+template <size_t kBlockBytes>
+static inline void copy_blocks(uint8_t* to, const uint8_t* from, size_t size_bytes) {
+  if (size_bytes >= kBlockBytes) {
+    const size_t last = size_bytes - kBlockBytes;
+    for (size_t i = 0; i < last; i += kBlockBytes) __builtin_memcpy(to + i, from + i, kBlockBytes);
+    __builtin_memcpy(to + last, from + last, kBlockBytes);
+  } else if constexpr (kBlockBytes > 1) {
+    copy_blocks<kBlockBytes / 2>(to, from, size_bytes);
+  }
+}
+
+template <size_t kBlockBytes>
+static inline void copy_bytes(void* to, const void* from, size_t size_bytes) {
+  if (size_bytes <= kInlineBytes) {
+    copy_blocks<kBlockBytes>(static_cast<uint8_t*>(to), static_cast<const uint8_t*>(from),
+                             size_bytes);
+  } else {
+    __builtin_memcpy(to, from, size_bytes);
+  }
+}
+
+constexpr size_t kScalarBlockBytes = 32;
+
+template <typename T, size_t kBlockBytes = kScalarBlockBytes,
+          size_t kDistance = kRunPrefetchDistance>
+static void gather_runs(const T* weights, const Run* runs, size_t run_count, T* out) {
+  for_each_ahead<kDistance>(
+      run_count,
+      [=](size_t r) {
+        ask_to_read(weights + runs[r].start);
+        ask_to_read(weights + runs[r].start + runs[r].length - 1);
+      },
       [&](size_t r) {
-        body(runs[r], offset);
-        offset += runs[r].length;
+        copy_bytes<kBlockBytes>(out, weights + runs[r].start, runs[r].length * sizeof(T));
+        out += runs[r].length;
+      });
+}
+
+template <typename T, size_t kBlockBytes = kScalarBlockBytes,
+          size_t kDistance = kRunPrefetchDistance>
+static void store_runs(T* weights, const Run* runs, size_t run_count, const T* values) {
+  for_each_ahead<kDistance>(
+      run_count, [=](size_t r) { ask_to_write(weights + runs[r].start); },
+      [&](size_t r) {
+        copy_bytes<kBlockBytes>(weights + runs[r].start, values, runs[r].length * sizeof(T));
+        values += runs[r].length;
+      });
+}
+
+template <typename T, size_t kBlockBytes = kScalarBlockBytes,
+          size_t kDistance = kRunPrefetchDistance>
+static void swap_runs(T* weights, const Run* runs, size_t run_count, const T* values, T* out) {
+  constexpr size_t kPiece = 1024 / sizeof(T);  // still in the nearest cache when it is written
+  for_each_ahead<kDistance>(
+      run_count,
+      [=](size_t r) {
+        ask_to_write(weights + runs[r].start);
+        ask_to_write(weights + runs[r].start + runs[r].length - 1);
+      },
+      [&](size_t r) {
+        T* begin = weights + runs[r].start;
+        for (size_t left = runs[r].length; left > 0;) {
+          const size_t count = left < kPiece ? left : kPiece;
+          copy_bytes<kBlockBytes>(out, begin, count * sizeof(T));
+          copy_bytes<kBlockBytes>(begin, values, count * sizeof(T));
+          begin += count;
+          values += count;
+          out += count;
+          left -= count;
+        }
       });
 }
 

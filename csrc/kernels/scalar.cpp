@@ -23,28 +23,6 @@ size_t scatter_entries(T* weights, const uint32_t* index, size_t count, const T*
 }
 
 template <typename T>
-void gather_runs(const T* weights, const Run* runs, size_t run_count, T* out) {
-  for_each_run<Access::read>(weights, runs, run_count, [=](Run run, size_t offset) {
-    __builtin_memcpy(out + offset, weights + run.start, run.length * sizeof(T));
-  });
-}
-
-template <typename T>
-void store_runs(T* weights, const Run* runs, size_t run_count, const T* values) {
-  for_each_run<Access::write>(weights, runs, run_count, [=](Run run, size_t offset) {
-    __builtin_memcpy(weights + run.start, values + offset, run.length * sizeof(T));
-  });
-}
-
-template <typename T>
-void swap_runs(T* weights, const Run* runs, size_t run_count, const T* values, T* out) {
-  for_each_run<Access::write>(weights, runs, run_count, [=](Run run, size_t offset) {
-    __builtin_memcpy(out + offset, weights + run.start, run.length * sizeof(T));
-    __builtin_memcpy(weights + run.start, values + offset, run.length * sizeof(T));
-  });
-}
-
-template <typename T>
 size_t count_different(const T* a, const T* b, size_t count) {
   size_t different_count = 0;
   for (size_t j = 0; j < count; ++j) different_count += a[j] != b[j];
@@ -54,10 +32,11 @@ size_t count_different(const T* a, const T* b, size_t count) {
 template <typename T>
 size_t scatter_runs(T* weights, const Run* runs, size_t run_count, const T* values) {
   size_t changed_count = 0;
-  for_each_run<Access::write>(weights, runs, run_count, [&](Run run, size_t offset) {
-    changed_count += count_different(weights + run.start, values + offset, run.length);
-    __builtin_memcpy(weights + run.start, values + offset, run.length * sizeof(T));
-  });
+  for (size_t r = 0; r < run_count; ++r) {
+    changed_count += count_different(weights + runs[r].start, values, runs[r].length);
+    store_runs(weights, runs + r, 1, values);
+    values += runs[r].length;
+  }
   return changed_count;
 }
 
