@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The project's own targets, and whether the records of a run hold them.
+
+Each target says which arms it compares, in every case that fits; it is held only if it is held in
+all of them. Arms and values of case fields are given as patterns of `fnmatch`. Of several arms that
+fit, the fastest counts: that is the harder comparison where others are meant, and a roofline's
+prefetch distance is chosen the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from shira_runtime.bench import Record
+from shira_runtime.bench.statistics import median, ratio_of_medians
+
+Verdict = Literal["held", "missed", "not measured"]
+Kind = Literal["ratio", "speedup", "seconds", "equal"]
+
+#: Two forward passes are equal if the 95 % interval of their ratio contains 1, or the ratio is off
+#: by no more than this.
+NOISE = 0.02
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one comparison has to give.
+
+    Attributes:
+        what: in words.
+        kind: "ratio": median of `arm` / median of `against`, at most `limit`. "speedup": median of
+            `against` / median of `arm`, at least `limit`. "seconds": median of `arm`, at most
+            `limit`. "equal": the ratio is 1 within noise.
+        suite: name of the suite.
+        arm: pattern of the arm that has to be fast.
+        against: pattern of what it is compared with, in the same case and regime.
+        limit: see `kind`.
+        case: patterns of case fields; fields that are not named may be anything.
+        regime: pattern of the regime.
+        other_case: fields of the case that `against` is looked for in, where they differ.
+        per_entry: both medians are divided by their counts of entries first.
+    """
+
+    what: str
+    kind: Kind
+    suite: str
+    arm: str
+    against: str = ""
+    limit: float = 1.0
+    case: Mapping[str, str] = field(default_factory=dict)
+    regime: str = "*"
+    other_case: Mapping[str, str] = field(default_factory=dict)
+    per_entry: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the records say about a target.
+
+    Attributes:
+        target: the target.
+        verdict: "missed" if any case misses it.
+        value: ratio, speedup or seconds of the worst case.
+        where: the worst case in words.
+        case_count: cases that were looked at.
+    """
+
+    target: Target
+    verdict: Verdict
+    value: float = float("nan")
+    where: str = ""
+    case_count: int = 0
+
+    @property
+    def limit_text(self) -> str:
+        """The limit as tables have it."""
+        limit = self.target.limit
+        return {
+            "ratio": f"<= {limit:g} x",
+            "speedup": f">= {limit:g} x",
+            "seconds": f"<= {limit:g} s",
+            "equal": f"1.00 within noise ({NOISE:.0%})",
+        }[self.target.kind]
+
+    @property
+    def value_text(self) -> str:
+        """The worst value as tables have it."""
+        if self.verdict == "not measured":
+            return ""
+        return f"{self.value:.3f} s" if self.target.kind == "seconds" else f"{self.value:.2f} x"
+
+
+def evaluate(targets: Iterable[Target], records: Sequence[Record]) -> list[Outcome]:
+    """Judge each target by the records."""
+    return [_evaluate(target, records) for target in targets]
+
+
+def _evaluate(target: Target, records: Sequence[Record]) -> Outcome:
+    found: list[tuple[float, bool, Record]] = []
+    for record in _fastest_of_each_case(target, records):
+        if target.kind == "seconds":
+            value = median(record.samples) / 1e9
+            found.append((value, value <= target.limit, record))
+            continue
+        other = _compared_with(target, record, records)
+        if other is None:
+            continue
+        ratio = _time(target, record) / _time(target, other)
+        if target.kind == "ratio":
+            found.append((ratio, ratio <= target.limit, record))
+        elif target.kind == "speedup":
+            found.append((1.0 / ratio, 1.0 / ratio >= target.limit, record))
+        else:
+            interval = ratio_of_medians(record.samples, other.samples)
+            equal = interval.low <= 1.0 <= interval.high or abs(ratio - 1.0) <= NOISE
+            found.append((ratio, equal, record))
+    if not found:
+        return Outcome(target, "not measured")
+    value, _, worst = max(found, key=lambda each: _badness(target, each[0]))
+    verdict: Verdict = "held" if all(held for _, held, _ in found) else "missed"
+    where = ", ".join(str(value) for value in worst.case.values())
+    return Outcome(target, verdict, value, where, len(found))
+
+
+def _badness(target: Target, value: float) -> float:
+    if target.kind == "speedup":
+        return -value
+    return abs(value - 1.0) if target.kind == "equal" else value
+
+
+def _time(target: Target, record: Record) -> float:
+    return median(record.samples) / (record.counts["entries"] if target.per_entry else 1)
+
+
+def _fastest_of_each_case(target: Target, records: Sequence[Record]) -> Iterator[Record]:
+    fastest: dict[tuple[object, ...], Record] = {}
+    for record in records:
+        if (
+            record.suite != target.suite
+            or not fnmatchcase(record.arm, target.arm)
+            or not fnmatchcase(record.regime, target.regime)
+            or not _fits(record, target.case)
+        ):
+            continue
+        place = (*sorted(record.case.items()), record.regime)
+        best = fastest.get(place)
+        if best is None or median(record.samples) < median(best.samples):
+            fastest[place] = record
+    yield from fastest.values()
+
+
+def _compared_with(target: Target, record: Record, records: Sequence[Record]) -> Record | None:
+    case = {**record.case, **target.other_case}
+    fitting = [
+        other
+        for other in records
+        if other.suite == record.suite
+        and other.case == case
+        and other.regime == record.regime
+        and fnmatchcase(other.arm, target.against)
+        and other is not record
+    ]
+    return min(fitting, key=lambda other: median(other.samples), default=None)
+
+
+def _fits(record: Record, patterns: Mapping[str, str]) -> bool:
+    return all(
+        fnmatchcase(str(record.case.get(name, "")), pattern) for name, pattern in patterns.items()
+    )
+
+
+_RANDOM = {"what": "switch", "mask": "random", "pages": "4 KiB"}
+_F32 = {"what": "exchange*", "dtype": "f32", "pages": "4 KiB"}
+_TOUCH = "touch roofline, prefetch *"
+_TOUCH_BOTH = "touch roofline of both masks, prefetch *"
+_COPY = "memcpy of the touched bytes"
+_COLD = "warm file, cold cache"
+
+TARGETS = (
+    Target(
+        "overwrite with originals held, 1 % random: of touching each line",
+        "ratio",
+        "micro",
+        "switch base -> A",
+        _TOUCH,
+        0.9,
+        _RANDOM,
+        _COLD,
+    ),
+    Target(
+        "first overwrite, originals saved, 1 % random: of touching each line",
+        "ratio",
+        "micro",
+        "switch base -> A, first",
+        _TOUCH,
+        1.25,
+        _RANDOM,
+        _COLD,
+    ),
+    Target(
+        "overwrite, rows, pages and blocks, 1 %: of memcpy of the touched bytes",
+        "ratio",
+        "micro",
+        "switch base -> A",
+        _COPY,
+        1.3,
+        {"what": "switch", "pages": "4 KiB"},
+        _COLD,
+    ),
+    Target(
+        "A -> B, distinct random masks: of touching each line of both",
+        "ratio",
+        "micro",
+        "switch A -> B, distinct masks",
+        _TOUCH_BOTH,
+        1.15,
+        _RANDOM,
+        _COLD,
+    ),
+    Target(
+        "A -> B, distinct masks: of reverting, then applying",
+        "ratio",
+        "micro",
+        "switch A -> B, distinct masks",
+        "switch A -> base, base -> B",
+        1.0,
+        {"what": "switch"},
+        _COLD,
+    ),
+    Target(
+        "A -> B, shared positions: of one overwrite",
+        "ratio",
+        "micro",
+        "switch A -> C, shared mask",
+        "switch base -> A",
+        1.1,
+        {"what": "switch"},
+        _COLD,
+    ),
+    Target(
+        "A -> B, random, f32: against torch addmm_, equal parameters",
+        "speedup",
+        "micro",
+        "random: switch A -> B, distinct masks",
+        "torch addmm_*",
+        10.0,
+        _F32,
+        _COLD,
+    ),
+    Target(
+        "A -> B, random, f32: against PEFT LoRA, equal parameters",
+        "speedup",
+        "micro",
+        "random: switch A -> B, distinct masks",
+        "PEFT LoRA*",
+        60.0,
+        _F32,
+        _COLD,
+    ),
+    Target(
+        "A -> B, rows, f32: against torch addmm_, equal parameters",
+        "speedup",
+        "micro",
+        "rows: switch A -> B, distinct masks",
+        "torch addmm_*",
+        150.0,
+        _F32,
+        _COLD,
+    ),
+    Target(
+        "A -> B, rows, f32: against PEFT LoRA, equal parameters",
+        "speedup",
+        "micro",
+        "rows: switch A -> B, distinct masks",
+        "PEFT LoRA*",
+        1000.0,
+        _F32,
+        _COLD,
+    ),
+    Target(
+        "overwrite in 16 bits: per entry, of f32",
+        "ratio",
+        "micro",
+        "switch base -> A",
+        "switch base -> A",
+        1.0,
+        {"what": "switch", "dtype": "*16"},
+        _COLD,
+        {"dtype": "f32"},
+        per_entry=True,
+    ),
+    Target(
+        "forward pass after a switch: of the base's",
+        "equal",
+        "model",
+        "forward in [!b]*",
+        "forward in base",
+    ),
+)
