@@ -12,6 +12,7 @@
 #include <memory>
 #include <utility>
 
+#include "attach/attachment.h"
 #include "attach/mapping_plan.h"
 #include "attach/private_pages.h"
 #include "attach/program_file.h"
@@ -19,6 +20,7 @@
 #include "base/fault_guard.h"
 #include "base/file.h"
 #include "base/map_over.h"
+#include "base/private_memory.h"
 
 namespace shira {
 namespace {
@@ -36,103 +38,20 @@ Result<FileIdentity> identity_of(const File& file) {
   return FileIdentity{area->device, area->inode};
 }
 
-/// Maps the file over the pages of [begin, end), a part of `span`, in whose place a FaultGuard has
-/// put empty ones: they then show what is left of the file.
-void map_file_again(const File& file, const PageSpan& span, uintptr_t begin, uintptr_t end,
-                    int protection) {
-  begin &= ~(uintptr_t{page_bytes()} - 1);
-  const Result<ProcessMaps> maps = ProcessMaps::read_near({{begin, end}});
-  if (!maps.ok()) return;  // they stay, and no check takes them for the file
-  for (const MemoryArea& area : maps.value().areas()) {
-    const uintptr_t first = std::max(area.begin, begin);
-    const uintptr_t last = std::min(area.end, span.end());
-    if (area.inode != 0 || first >= last) continue;
-    map_over(first, last - first, protection, 0, file.descriptor(),
-             span.file_offset_bytes + (first - span.begin));
-  }
-}
-
-/// What the regions of one attach have in common.
-class Attachment {
- public:
-  Attachment(File file, FileIdentity identity, FileState state)
-      : file_(std::move(file)), identity_(identity), state_(state) {}
-  Attachment(const Attachment&) = delete;
-  Attachment& operator=(const Attachment&) = delete;
-
-  /// With nobody left to store into them, the mappings that are still there become read-only again,
-  /// showing what they show. That is also what tells a later attach that they are free.
-  ~Attachment() {
-    if (spans_.empty()) return;
-    const Result<ProcessMaps> maps = ProcessMaps::read();
-    if (!maps.ok()) return;
-    for (const PageSpan& span : spans_) {
-      if (!check_pages(maps.value(), span, span.begin, span.end()).ok()) continue;
-      mprotect(reinterpret_cast<void*>(span.begin), static_cast<size_t>(span.size_bytes),
-               PROT_READ);
-    }
-  }
-
-  const File& file() const { return file_; }
-
-  /// From now on these spans are this attachment's.
-  void own(std::vector<PageSpan> spans) { spans_ = std::move(spans); }
-
-  Result<void> check_unchanged() const {
-    SHIRA_ASSIGN(const FileState now, file_.state());
-    if (now == state_) return {};
-    return file_.error(Status::DETACHED, "the file was modified on disk after it was attached");
-  }
-
-  /// Every area of [begin, end), a part of `span`, must still be the private, writable view of the
-  /// same file bytes.
-  Result<void> check_pages(const ProcessMaps& maps, const PageSpan& span, uintptr_t begin,
-                           uintptr_t end) const {
-    for (uintptr_t address = begin; address < end;) {
-      const MemoryArea* area = maps.find(address);
-      const uint64_t expected_bytes = span.file_offset_bytes + (address - span.begin);
-      if (area == nullptr) {
-        return detached(expected_bytes, "its program was unloaded: nothing is mapped there now");
-      }
-      if (!identity_.is_of(*area) || area->shared ||
-          area->file_offset_bytes + (address - area->begin) != expected_bytes) {
-        const std::string other = area->inode == 0     ? "anonymous memory"
-                                  : area->path.empty() ? "another mapping"
-                                                       : std::string(area->path);
-        return detached(expected_bytes, "its memory was reused after the program was unloaded: " +
-                                            other + " is mapped there now");
-      }
-      if (!area->readable || !area->writable) {
-        return Error{Status::READ_ONLY,
-                     "the mapping was made read-only after it was attached",
-                     file_.path(),
-                     {},
-                     expected_bytes};
-      }
-      address = area->end;
-    }
-    return {};
-  }
-
- private:
-  Error detached(uint64_t offset_bytes, std::string message) const {
-    return Error{Status::DETACHED, std::move(message), file_.path(), {}, offset_bytes};
-  }
-
-  const File file_;
-  const FileIdentity identity_;
-  const FileState state_;
-  std::vector<PageSpan> spans_;
-};
-
 /// One remapped span.
 class MappedRegion final : public Region {
  public:
-  MappedRegion(std::shared_ptr<const Attachment> attachment, PageSpan span, PrivatePages pages)
+  MappedRegion(std::shared_ptr<Attachment> attachment, size_t span_index)
       : attachment_(std::move(attachment)),
         file_(attachment_->file()),
-        span_(span),
-        private_pages_(std::move(pages)) {}
+        pages_(attachment_->pages(span_index)),
+        span_(pages_.span()) {}
+
+  void add_watched(const uint8_t* data, uint64_t size_bytes,
+                   std::vector<AddressRange>* ranges) const override {
+    const auto begin = reinterpret_cast<uintptr_t>(data);
+    Attachment::add_watched(pages_, begin, begin + static_cast<uintptr_t>(size_bytes), ranges);
+  }
 
   Result<void> check(const ProcessMaps& maps, const uint8_t* data,
                      uint64_t size_bytes) const override {
@@ -148,19 +67,37 @@ class MappedRegion final : public Region {
                    offset_bytes};
     }
     const auto begin = reinterpret_cast<uintptr_t>(data);
-    return attachment_->check_pages(maps, span_, begin, begin + static_cast<uintptr_t>(size_bytes));
+    return attachment_->check_pages(maps, pages_, begin,
+                                    begin + static_cast<uintptr_t>(size_bytes));
+  }
+
+  Result<void> set_first_touch(FirstTouch first_touch) override {
+    return pages_.set_first_touch(first_touch);
+  }
+
+  Result<uint64_t> private_bytes_with(const std::vector<PageNeed>& needs) const override {
+    SHIRA_ASSIGN(const uint64_t page_count, pages_.count_with(needs));
+    return page_count * page_bytes();
+  }
+
+  Result<RegionMemory> memory() const override {
+    RegionMemory memory;
+    memory.mapped_bytes = span_.size_bytes;
+    SHIRA_ASSIGN(memory.private_bytes, count_private_bytes({span_.begin, span_.end()}));
+    memory.huge_bytes = pages_.count_moved() * page_bytes();
+    return memory;
   }
 
   Result<void> prepare_stores(const uint8_t* data, const PageSet& pages) override {
-    Result<void> added = private_pages_.add(data, pages);
+    Result<void> added = pages_.add(data, pages);
     if (!added.ok()) added.error().file = file_.path();
     return added;
   }
 
   void take_empty_pages_away(const uint8_t* data, uint64_t size_bytes) override {
     const auto begin = reinterpret_cast<uintptr_t>(data);
-    map_file_again(file_, span_, begin, begin + static_cast<uintptr_t>(size_bytes),
-                   PROT_READ | PROT_WRITE);
+    pages_.map_file_again(begin, begin + static_cast<uintptr_t>(size_bytes),
+                          PROT_READ | PROT_WRITE);
   }
 
   bool has_source() const override { return true; }
@@ -178,18 +115,8 @@ class MappedRegion final : public Region {
     // Dropping pages of memory that belongs to somebody else by now would destroy it, so that the
     // whole span is looked at, not just the tensors that the caller has checked.
     SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read_near({{span_.begin, span_.end()}}));
-    SHIRA_TRY(attachment_->check_pages(maps, span_, span_.begin, span_.end()));
-    private_pages_.clear();
-    void* begin = reinterpret_cast<void*>(span_.begin);
-    const auto size_bytes = static_cast<size_t>(span_.size_bytes);
-    if (madvise(begin, size_bytes, MADV_DONTNEED) == 0) return {};
-    // EINVAL is the kernel's answer for locked pages: the application may have locked all it has.
-    if (errno == EINVAL && munlock(begin, size_bytes) == 0 &&
-        madvise(begin, size_bytes, MADV_DONTNEED) == 0) {
-      return {};
-    }
-    return file_.error(Status::NOT_SUPPORTED,
-                       std::string("the private pages cannot be dropped: ") + strerror(errno));
+    SHIRA_TRY(attachment_->check_pages(maps, pages_, span_.begin, span_.end()));
+    return pages_.drop_all();
   }
 
  private:
@@ -201,10 +128,10 @@ class MappedRegion final : public Region {
     return span_.file_offset_bytes + (address - span_.begin);
   }
 
-  const std::shared_ptr<const Attachment> attachment_;
+  const std::shared_ptr<Attachment> attachment_;
   const File& file_;
+  PrivatePages& pages_;
   const PageSpan span_;
-  PrivatePages private_pages_;
 };
 
 /// NOT_MAPPED is misleading when the program was loaded from a file that has since been replaced:
@@ -225,6 +152,20 @@ Error explain_not_mapped(Error error, const ProcessMaps& maps) {
   return error;
 }
 
+/// Maps the file over the pages of [begin, end), a part of `span`, in whose place a FaultGuard has
+/// put empty ones: they then show what is left of the file.
+void map_file_again(const File& file, const PageSpan& span, uintptr_t begin, uintptr_t end) {
+  const Result<ProcessMaps> maps = ProcessMaps::read_near({{begin, end}});
+  if (!maps.ok()) return;  // they stay, and no check takes them for the file
+  for (const MemoryArea& area : maps.value().areas()) {
+    const uintptr_t first = std::max(area.begin, begin);
+    const uintptr_t last = std::min(area.end, end);
+    if (area.inode != 0 || first >= last) continue;
+    map_over(first, last - first, PROT_READ, 0, file.descriptor(),
+             span.file_offset_bytes + (first - span.begin));
+  }
+}
+
 /// The bytes at [begin, end), a part of `span`, must be the file's, as far as the file goes.
 Result<void> compare_with_file(const File& file, const PageSpan& span, uintptr_t begin,
                                uintptr_t end) {
@@ -242,7 +183,7 @@ Result<void> compare_with_file(const File& file, const PageSpan& span, uintptr_t
     const uint8_t* difference =
         std::mismatch(chunk_begin, chunk_end, reinterpret_cast<const uint8_t*>(address)).first;
     if (guard.has_faulted()) {
-      map_file_again(file, span, begin, end, PROT_READ);
+      map_file_again(file, span, begin, end);
       return file.error(Status::DETACHED, "the file was truncated while it was attached");
     }
     if (difference == chunk_end) continue;
@@ -350,14 +291,13 @@ Result<std::vector<TensorSpec>> attach_mapped_file(const std::string& path,
 
   for (const PageSpan& span : plan.value().spans) SHIRA_TRY(check_shows_file(maps, span, source));
 
-  const auto attachment = std::make_shared<Attachment>(std::move(source), identity, state);
+  SHIRA_ASSIGN(const std::shared_ptr<Attachment> attachment,
+               Attachment::make(std::move(source), identity, state, plan.value().spans));
   Staging staging(attachment->file());
   for (const PageSpan& span : plan.value().spans) SHIRA_TRY(staging.add(span));
   std::vector<std::shared_ptr<Region>> regions;
-  for (const PageSpan& span : plan.value().spans) {
-    SHIRA_ASSIGN(PrivatePages pages, PrivatePages::make(span));
-    regions.push_back(std::make_shared<MappedRegion>(attachment, span, std::move(pages)));
-  }
+  for (size_t i = 0; i < plan.value().spans.size(); ++i)
+    regions.push_back(std::make_shared<MappedRegion>(attachment, i));
   std::vector<TensorSpec> specs;
   for (const PlannedTensor& planned : plan.value().tensors) {
     const ProgramTensor& tensor = file.tensors[planned.tensor_index];
@@ -366,7 +306,7 @@ Result<std::vector<TensorSpec>> attach_mapped_file(const std::string& path,
                      tensor.shares_storage_with});
   }
   SHIRA_TRY(staging.commit());
-  attachment->own(std::move(plan.value().spans));
+  attachment->own_mappings();
   return specs;
 }
 

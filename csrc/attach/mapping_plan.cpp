@@ -21,19 +21,28 @@ class Planner {
   Planner(const ProgramFile& file, const ProcessMaps& maps, const FileIdentity& identity,
           uint64_t page_bytes)
       : file_(file), maps_(maps), page_bytes_(page_bytes) {
+    uintptr_t covered_until = 0;  // from the last run on without a hole
     for (const MemoryArea& area : maps.areas()) {
-      if (!identity.is_of(area) || !area.readable) continue;
+      if (!area.readable) continue;
+      if (area.inode == 0 && !area.writable && area.begin == covered_until) {
+        // Huge pages that an earlier attachment has moved over a part of the mapping, perhaps.
+        covered_until = area.end;
+        continue;
+      }
+      if (!identity.is_of(area)) continue;
       is_mapped_ = true;
       // Private and writable is what attaching leaves behind.
       if (area.writable && !area.shared) {
         is_attached_ = true;
         continue;
       }
-      if (runs_.empty() || runs_.back().end() != area.begin ||
-          runs_.back().file_offset_bytes + runs_.back().size_bytes != area.file_offset_bytes) {
+      if (runs_.empty() || covered_until != area.begin ||
+          runs_.back().file_offset_bytes + (area.begin - runs_.back().begin) !=
+              area.file_offset_bytes) {
         runs_.push_back({area.begin, 0, area.file_offset_bytes});
       }
-      runs_.back().size_bytes += area.end - area.begin;
+      runs_.back().size_bytes = area.end - runs_.back().begin;
+      covered_until = area.end;
     }
     for (const FileRange& load : file.loads) {
       if (load.size_bytes != 0) loads_.push_back(whole_pages(load, page_bytes));
@@ -134,7 +143,8 @@ class Planner {
   const ProgramFile& file_;
   const ProcessMaps& maps_;
   const uint64_t page_bytes_;
-  /// Areas joined where address and file offset go on: locking splits the mapping of one load.
+  /// Areas joined where address and file offset go on: locking splits the mapping of one load, and
+  /// so do huge pages. What they show is compared with the file before anything is replaced.
   std::vector<PageSpan> runs_;
   std::vector<FileRange> loads_;  // whole pages, sorted
   /// Of loads_ up to each: the second largest end. Two loads that begin by then reach that far.

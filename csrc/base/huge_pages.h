@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace shira {
 
@@ -12,5 +13,9 @@ constexpr size_t kHugePagesFromBytes = size_t{2} << 20;
 /// Asks the system to back the whole pages of this range by huge ones, as far as it has any. Only a
 /// hint: nothing changes where it is not understood.
 void advise_huge_pages(void* memory, size_t size_bytes);
+
+/// The size of the huge pages that the system gives to who asks; 0 where it gives none. `folder` is
+/// the system's settings.
+uint64_t huge_page_bytes(const char* folder = "/sys/kernel/mm/transparent_hugepage");
 
 }  // namespace shira

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <utility>
 
-#include "base/process_maps.h"
 #include "runtime/index_set.h"
 
 namespace shira {
@@ -43,10 +42,11 @@ Result<Array<Slice>> cut(const IndexList& list) {
 
 }  // namespace
 
-Result<PageSet> PageSet::make(const IndexList& list, const TensorSpec& tensor) {
-  const auto shift = static_cast<unsigned>(__builtin_ctzll(page_bytes()));
+Result<PageSet> PageSet::make(const IndexList& list, const TensorSpec& tensor,
+                              uint64_t page_size_bytes) {
+  const auto shift = static_cast<unsigned>(__builtin_ctzll(page_size_bytes));
   const size_t element_bytes = dtype_bytes(tensor.dtype);
-  const uint64_t in_page_bytes = reinterpret_cast<uintptr_t>(tensor.data) & (page_bytes() - 1);
+  const uint64_t in_page_bytes = reinterpret_cast<uintptr_t>(tensor.data) & (page_size_bytes - 1);
   const auto page_of = [&](uint64_t index) {
     return (in_page_bytes + index * element_bytes) >> shift;
   };

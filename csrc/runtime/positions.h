@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "base/array.h"
+#include "base/process_maps.h"
 #include "base/result.h"
 #include "format/index_list.h"
 #include "runtime/tensor_spec.h"
@@ -26,8 +27,9 @@ struct Slice {
 /// The memory pages that positions of one tensor lie on, as a bit set from the tensor's first page.
 class PageSet {
  public:
-  /// OUT_OF_MEMORY.
-  static Result<PageSet> make(const IndexList& list, const TensorSpec& tensor);
+  /// OUT_OF_MEMORY. REQUIRES: page_size_bytes is a power of two.
+  static Result<PageSet> make(const IndexList& list, const TensorSpec& tensor,
+                              uint64_t page_size_bytes = page_bytes());
 
   uint64_t count() const { return count_union(*this, PageSet{}); }
 

@@ -16,6 +16,7 @@
 #include "runtime/element_ops.h"
 #include "runtime/gate.h"
 #include "runtime/hard_revert.h"
+#include "runtime/page_budget.h"
 #include "runtime/patch.h"
 #include "runtime/switch_plan.h"
 #include "runtime/thread_pool.h"
@@ -66,6 +67,8 @@ struct Program::State {
   uint64_t epoch = 0;
   std::optional<PublicKey> required_key;  // every file of `adapters` passes it
   std::shared_ptr<ThreadPool> pool;
+  uint64_t max_dirty_bytes = 0;  // 0: no limit
+  FirstTouch first_touch = FirstTouch::automatic;
   mutable std::mutex digest_mutex;  // guards the digests cached in patches
 
   Result<std::shared_ptr<BoundAdapter>> find(const std::string& name) const {
@@ -116,6 +119,7 @@ Result<SwitchReport> Program::switch_to(const std::vector<Member>& members, bool
   std::unique_lock<std::mutex> lock(state_->mutex);
   const std::shared_ptr<const ActiveSet> old_set = state_->active;
   const std::shared_ptr<ThreadPool> pool = state_->pool;
+  const uint64_t max_dirty_bytes = state_->max_dirty_bytes;
   report.epoch = state_->epoch;
   lock.unlock();
   const auto same_member = [](const ActiveMember& a, const ActiveMember& b) {
@@ -128,6 +132,8 @@ Result<SwitchReport> Program::switch_to(const std::vector<Member>& members, bool
   }
 
   // 3. Everything that can fail.
+  if (max_dirty_bytes != 0)
+    SHIRA_TRY(check_dirty_limit(state_->weights, next_members, max_dirty_bytes));
   const FaultGuard guard;
   SHIRA_ASSIGN(const kernels::KernelTable* kernels, kernels::active_kernels());
   SwitchPlan plan(state_->weights, *kernels, *pool, *old_set, std::move(next_members));
@@ -222,6 +228,9 @@ Result<void> Program::add_tensors(std::vector<TensorSpec> specs) {
   const std::lock_guard<std::mutex> lock(state_->mutex);
   if (!state_->adapters.empty()) {
     return Error{Status::NOT_SUPPORTED, "tensors must be added before the first adapter"};
+  }
+  for (const TensorSpec& spec : specs) {
+    if (spec.region) SHIRA_TRY(spec.region->set_first_touch(state_->first_touch));
   }
   return state_->weights.add(std::move(specs));
 }
@@ -381,6 +390,51 @@ Result<void> Program::set_thread_count(uint32_t count) {
 uint32_t Program::thread_count() const {
   const std::lock_guard<std::mutex> lock(state_->mutex);
   return state_->pool->thread_count();
+}
+
+// ---- Pages ----
+
+Result<AdapterPages> Program::adapter_pages(const std::string& name) const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  SHIRA_ASSIGN(const std::shared_ptr<BoundAdapter> adapter, state_->find(name));
+  return count_pages(state_->weights, *adapter);
+}
+
+Result<ProgramMemory> Program::memory() {
+  const GateReader reader(state_->gate);
+  std::unique_lock<std::mutex> lock(state_->mutex);
+  const std::vector<std::shared_ptr<BoundAdapter>> adapters = state_->all_adapters();
+  const std::shared_ptr<const ActiveSet> active_set = state_->active;
+  lock.unlock();
+  return measure_memory(state_->weights, adapters, *active_set);
+}
+
+void Program::set_max_dirty_bytes(uint64_t limit_bytes) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->max_dirty_bytes = limit_bytes;
+}
+
+uint64_t Program::max_dirty_bytes() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return state_->max_dirty_bytes;
+}
+
+Result<void> Program::set_first_touch(FirstTouch first_touch) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  for (const TensorSpec& spec : state_->weights.specs()) {
+    Result<void> set = spec.region->set_first_touch(first_touch);
+    if (set.ok()) continue;
+    for (const TensorSpec& other : state_->weights.specs())
+      static_cast<void>(other.region->set_first_touch(state_->first_touch));
+    return set;
+  }
+  state_->first_touch = first_touch;
+  return {};
+}
+
+FirstTouch Program::first_touch() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return state_->first_touch;
 }
 
 void Program::begin_forward() { state_->gate.begin_read(); }

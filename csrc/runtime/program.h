@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "base/signature.h"
 #include "format/adapter_file.h"
+#include "runtime/region.h"
 #include "runtime/tensor_spec.h"
 
 namespace shira {
@@ -65,6 +66,28 @@ struct VerifyReport {
   std::vector<ModifiedTensor> modified;  // empty: the base is intact
 };
 
+/// The pages of one tensor that an adapter's entries lie on.
+struct TensorPages {
+  std::string tensor;
+  uint64_t page_count = 0;
+  uint64_t tensor_page_count = 0;  // all pages of the tensor
+};
+
+/// What switching to an adapter costs at most in private memory, where weights are copied on write:
+/// each of these pages.
+struct AdapterPages {
+  uint64_t page_bytes = 0;
+  std::vector<TensorPages> tensors;
+};
+
+/// What a program takes in memory beside the pages that it shares with its files.
+struct ProgramMemory {
+  uint64_t mapped_bytes = 0;     // of the attached files' mappings
+  uint64_t private_bytes = 0;    // of them, this process's own copies, as the kernel counts them
+  uint64_t huge_bytes = 0;       // of them, in copies that were made in huge pages
+  uint64_t originals_bytes = 0;  // saved base values
+};
+
 /// Thread-safe: every method may be called from any thread. Switches and forwards exclude each
 /// other through the gate. Between its own begin_forward and end_forward a thread must not call
 /// what passes the gate itself (switch_to without BUSY, hard_revert, check_adapter, verify_base,
@@ -113,8 +136,8 @@ class Program {
   /// Makes exactly these adapters active (none: the base). Scale 0 members are dropped first. All
   /// or nothing (I2): every check, computation and allocation precedes the first store. Waits for
   /// forwards in flight; with `wait` false: BUSY instead. UNKNOWN_ADAPTER, INVALID_ARGUMENT (twice
-  /// the same name, scale not finite), BASE_MISMATCH, NON_FINITE_RESULT, DETACHED, READ_ONLY,
-  /// OUT_OF_MEMORY. Switching to the active state is a no-op that reports zeros.
+  /// the same name, scale not finite), BASE_MISMATCH, NON_FINITE_RESULT, DIRTY_LIMIT, DETACHED,
+  /// READ_ONLY, OUT_OF_MEMORY. Switching to the active state is a no-op that reports zeros.
   Result<SwitchReport> switch_to(const std::vector<Member>& members, bool wait = true);
 
   /// Back to the base by dropping private pages instead of storing originals, in every region that
@@ -140,6 +163,27 @@ class Program {
 
   /// Epoch, digest and active adapters of the same moment.
   ProgramState state() const;
+
+  // ---- Pages of attached files, which are copied on write ----
+
+  /// Known before the first switch. Pages that two tensors share count for each. UNKNOWN_ADAPTER.
+  Result<AdapterPages> adapter_pages(const std::string& name) const;
+
+  /// Asks the kernel about every page, so it is for reports. IO_ERROR where the system does not
+  /// tell; OUT_OF_MEMORY.
+  Result<ProgramMemory> memory();
+
+  /// A switch after which more bytes than this would be private to the process, in pages of all
+  /// attached files together, is refused (DIRTY_LIMIT) before anything is touched, unless it makes
+  /// no more pages private than there are. 0: no limit, as at first. Memory that others own, and
+  /// pages that others have stored to, do not count.
+  void set_max_dirty_bytes(uint64_t limit_bytes);
+  uint64_t max_dirty_bytes() const;
+
+  /// How pages become private from now on; see FirstTouch. NOT_SUPPORTED: `huge` where the system
+  /// has no huge pages; nothing changes then.
+  Result<void> set_first_touch(FirstTouch first_touch);
+  FirstTouch first_touch() const;
 
   /// Threads for checks and stores, 1 to 64 (default 1). Never changes a result.
   Result<void> set_thread_count(uint32_t count);

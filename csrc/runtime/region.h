@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "base/process_maps.h"
 #include "base/result.h"
@@ -10,6 +11,27 @@
 namespace shira {
 
 class PageSet;
+
+/// How the pages of a copy-on-write mapping become private before they are stored to. Only time and
+/// memory depend on it, and how hard_revert() gets rid of them.
+enum class FirstTouch : uint8_t {
+  automatic,  // huge pages where nearly every page will be stored to, else populate
+  populate,   // the kernel copies the pages that will be stored to, and only these
+  huge        // wherever one of the pages that a huge page can hold will be stored to
+};
+
+/// The pages that one tensor's stores need; page 0 of `pages` is the one with `data`.
+struct PageNeed {
+  const uint8_t* data = nullptr;
+  const PageSet* pages = nullptr;
+};
+
+/// What a region costs.
+struct RegionMemory {
+  uint64_t mapped_bytes = 0;   // of address space; 0 where nothing is copied on write
+  uint64_t private_bytes = 0;  // of it, copies that are this process's own, swapped ones too
+  uint64_t huge_bytes = 0;     // of it, replaced by copies in huge pages
+};
 
 /// The memory behind one or more tensors. Implemented by csrc/attach (raw spans, mapped files).
 class Region {
@@ -27,6 +49,26 @@ class Region {
   /// `maps` is one fresh snapshot shared by all questions; it may lack the paths.
   virtual Result<void> check(const ProcessMaps& maps, const uint8_t* data,
                              uint64_t size_bytes) const = 0;
+
+  /// The memory that check() looks at for a tensor at [data, data + size_bytes): `maps` has these
+  /// areas. Appends.
+  virtual void add_watched(const uint8_t* data, uint64_t size_bytes,
+                           std::vector<AddressRange>* ranges) const {
+    const auto begin = reinterpret_cast<uintptr_t>(data);
+    ranges->push_back({begin, begin + static_cast<uintptr_t>(size_bytes)});
+  }
+
+  /// From now on. NOT_SUPPORTED where the system has no huge pages to use.
+  virtual Result<void> set_first_touch(FirstTouch /*first_touch*/) { return {}; }
+
+  /// The bytes that stores have made private so far, as far as the region has made them so, and
+  /// would if these were made too. 0 where nothing is copied on write. OUT_OF_MEMORY.
+  virtual Result<uint64_t> private_bytes_with(const std::vector<PageNeed>& /*needs*/) const {
+    return uint64_t{0};
+  }
+
+  /// Asks the kernel, page by page: for reports, not for switches. IO_ERROR, OUT_OF_MEMORY.
+  virtual Result<RegionMemory> memory() const { return RegionMemory{}; }
 
   /// Asked after check() and before the first store of a switch, perhaps for several tensors at a
   /// time: makes sure that the marked pages of the tensor at `data` can be stored to, so that lack

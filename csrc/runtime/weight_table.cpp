@@ -74,8 +74,7 @@ Result<void> WeightTable::check_live(const std::vector<uint32_t>& tensor_indices
   if (tensor_indices.empty()) return {};
   std::vector<AddressRange> ranges;
   for (const uint32_t i : tensor_indices) {
-    const auto begin = reinterpret_cast<uintptr_t>(specs_[i].data);
-    ranges.push_back(AddressRange{begin, begin + facts_[i].size_bytes});
+    specs_[i].region->add_watched(specs_[i].data, facts_[i].size_bytes, &ranges);
   }
   SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read_near(std::move(ranges)));
   for (const uint32_t i : tensor_indices) {

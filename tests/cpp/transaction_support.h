@@ -114,6 +114,17 @@ class HookRegion : public Region {
     if (after_check) after_check(data);
     return {};
   }
+  void add_watched(const uint8_t* data, uint64_t size_bytes,
+                   std::vector<AddressRange>* ranges) const override {
+    real_->add_watched(data, size_bytes, ranges);
+  }
+  Result<void> set_first_touch(FirstTouch first_touch) override {
+    return real_->set_first_touch(first_touch);
+  }
+  Result<uint64_t> private_bytes_with(const std::vector<PageNeed>& needs) const override {
+    return real_->private_bytes_with(needs);
+  }
+  Result<RegionMemory> memory() const override { return real_->memory(); }
   Result<void> prepare_stores(const uint8_t* data, const PageSet& pages) override {
     if (before_prepare) before_prepare(data);
     SHIRA_TRY(ask("prepare_stores", data));
