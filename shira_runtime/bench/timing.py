@@ -136,7 +136,12 @@ def run_suite(
     for case in suite.cases():
         progress(f"{suite.name}: {', '.join(f'{n} {v}' for n, v in case.fields.items())}")
         records += run_case(suite.name, case, seed, rounds)
-    run: dict[str, Any] = {"suite": suite.name, "seed": seed, "rounds": rounds or "per case"}
+    run: dict[str, Any] = {
+        "suite": suite.name,
+        "about": suite.about,
+        "seed": seed,
+        "rounds": rounds or "per case",
+    }
     context = started | {
         "load_average_after": machine_context()["load_average"],
         "run": run | dict(settings or {}),

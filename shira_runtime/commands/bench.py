@@ -118,7 +118,8 @@ def bench(
             forward_rounds=forward_rounds,
             allow_unverified_base=allow_unverified_base,
         ).suite()
-        settings = {"model": str(model), "adapters": [str(path) for path in adapters or ()]}
+        # Names only: a stored run should not tell where somebody keeps files.
+        settings = {"model": model.name, "adapters": [path.name for path in adapters or ()]}
         rounds = None
         pattern = assert_arm or "switch *"
     run = run_suite(chosen, seed, rounds, note, settings)

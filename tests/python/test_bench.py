@@ -249,7 +249,13 @@ def test_a_suite_gives_its_context_and_all_records() -> None:
         for arm in "ab"
     ]
     assert {len(each.samples) for each in run.records} == {2}
-    assert run.context["run"] == {"suite": "suite", "seed": 5, "rounds": 2, "more": 1}
+    assert run.context["run"] == {
+        "suite": "suite",
+        "about": "for tests",
+        "seed": 5,
+        "rounds": 2,
+        "more": 1,
+    }
     assert lines == ["suite: dtype f32", "suite: dtype f16"]
 
 
