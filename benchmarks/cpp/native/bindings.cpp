@@ -4,38 +4,18 @@
 // Weights are the bits of a contiguous array, uint16 or uint32. Every function runs on the calling
 // thread with the GIL released. An index outside of the weights is the caller's mistake: checked
 // once, when a list is wrapped.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
+#include "bindings.h"
 
 #include <cstring>
-#include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "lora.h"
 #include "memory.h"
 #include "rooflines.h"
 
-namespace py = pybind11;
-
 namespace shira::bench {
 namespace {
-
-template <typename T>
-using Values = py::array_t<T, py::array::c_style>;
-
-template <typename T>
-size_t count_of(const Values<T>& array) {
-  return static_cast<size_t>(array.size());
-}
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
-template <typename T>
-void require_ascending_below(const uint32_t* index, size_t count, const Values<T>& weights) {
-  require(count == 0 || index[count - 1] < count_of(weights), "an index lies outside the weights");
-}
 
 /// Calls `function` with the distance as a template argument.
 template <typename Function>
@@ -153,10 +133,8 @@ void bind_for(py::module_& module) {
   module.def(
       "copy_runs",
       [](Values<T> weights, const Values<uint32_t>& runs, const Values<T>& values) {
-        require(runs.ndim() == 2 && runs.shape(1) == 2, "runs are (start, length) pairs");
+        const Run* begin = runs_of(runs, weights);
         T* data = weights.mutable_data();
-        // A Run is two 32-bit numbers, as a row of `runs` is.
-        const auto* begin = reinterpret_cast<const Run*>(runs.data());
         py::gil_scoped_release release;
         copy_runs(data, begin, runs.shape(0), values.data());
       },
@@ -253,4 +231,5 @@ PYBIND11_MODULE(_bench, module) {
   shira::bench::bind_for<uint16_t>(module);
   shira::bench::bind_for<uint32_t>(module);
   shira::bench::bind_lora(module);
+  shira::bench::bind_kernels(module);
 }
