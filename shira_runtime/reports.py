@@ -27,14 +27,15 @@ class SwitchReport:
 
     Attributes:
         tensors_matched: tensors written by the new state or restored from the old one.
-        elements_written: number of stores.
+        elements_written: number of stores: originals put back, and new values.
         elements_changed: elements whose bits differ from before the switch.
         bytes_written: bytes stored.
         pages_touched: distinct memory pages with a store, summed over tensors.
         wait_ns: until forward passes in flight had ended.
-        check_ns: memory still attached, base as expected, originals saved.
+        check_ns: memory still attached, originals known.
         plan_ns: new values computed.
-        store_ns: weights written.
+        pages_ns: pages made private.
+        store_ns: base compared, originals saved, weights written.
         total_ns: all of it.
         epoch: `Program.epoch` after the switch.
     """
@@ -47,6 +48,7 @@ class SwitchReport:
     wait_ns: int
     check_ns: int
     plan_ns: int
+    pages_ns: int
     store_ns: int
     total_ns: int
     epoch: int

@@ -35,6 +35,7 @@ shira_status give_report(const Result<shira::SwitchReport>& result, shira_switch
     known.wait_ns = report.wait_ns;
     known.check_ns = report.check_ns;
     known.plan_ns = report.plan_ns;
+    known.pages_ns = report.pages_ns;
     known.store_ns = report.store_ns;
     known.total_ns = report.total_ns;
     known.epoch = report.epoch;

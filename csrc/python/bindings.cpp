@@ -30,8 +30,8 @@ py::dict to_dict(const SwitchReport& report) {
       "tensors_matched"_a = report.tensors_matched, "elements_written"_a = report.elements_written,
       "elements_changed"_a = report.elements_changed, "bytes_written"_a = report.bytes_written,
       "pages_touched"_a = report.pages_touched, "wait_ns"_a = report.wait_ns,
-      "check_ns"_a = report.check_ns, "plan_ns"_a = report.plan_ns, "store_ns"_a = report.store_ns,
-      "total_ns"_a = report.total_ns, "epoch"_a = report.epoch);
+      "check_ns"_a = report.check_ns, "plan_ns"_a = report.plan_ns, "pages_ns"_a = report.pages_ns,
+      "store_ns"_a = report.store_ns, "total_ns"_a = report.total_ns, "epoch"_a = report.epoch);
 }
 
 void bind_program_file(py::module_& module) {

@@ -87,6 +87,21 @@ Result<std::shared_ptr<const Bytes>> base_at(const LiveWeights& live, const Boun
   return std::shared_ptr<const Bytes>(std::make_shared<Bytes>(std::move(base)));
 }
 
+Result<void> check_fingerprint(const LiveWeights& live, const BoundAdapter& adapter,
+                               const BoundTensor& bound, const Bytes& base) {
+  if (!adapter.source->is_bound) return {};
+  const Hash128 found = hash128(base.data(), base.size());
+  const Hash128& expected = bound.source->fingerprint;
+  if (found == expected) return {};
+  return Error{
+      Status::BASE_MISMATCH,
+      "the base values at the " + std::to_string(bound.positions->count()) +
+          " touched positions are not those the adapter was made for: expected fingerprint " +
+          to_hex(expected.data(), expected.size()) + ", found " +
+          to_hex(found.data(), found.size()),
+      adapter.source->file->path(), live.table.specs()[bound.tensor_index].name};
+}
+
 bool is_top_magnitude(const AdapterTensor& source) {
   return source.rule && source.rule->codec == IndexCodec::top_magnitude;
 }
@@ -214,37 +229,31 @@ Result<std::shared_ptr<BoundAdapter>> bind_adapter(const std::shared_ptr<const A
   return adapter;
 }
 
+Result<void> check_saved_originals(const LiveWeights& live, const BoundAdapter& adapter,
+                                   const BoundTensor& bound) {
+  if (bound.has_checked_originals) return {};
+  return check_fingerprint(live, adapter, bound, *bound.positions->originals);
+}
+
 Result<std::shared_ptr<const Bytes>> check_base(const LiveWeights& live,
                                                 const BoundAdapter& adapter,
                                                 const BoundTensor& bound) {
-  const TensorSpec& spec = live.table.specs()[bound.tensor_index];
-  const IndexList& list = *bound.positions->list;
-  const size_t element_bytes = dtype_bytes(spec.dtype);
-  SHIRA_ASSIGN(const std::shared_ptr<const Bytes> shared_base, base_at(live, bound));
-  const Bytes& base = *shared_base;
-  if (bound.originals) {
-    if (bound.originals == shared_base ||
-        std::memcmp(base.data(), bound.originals->data(), base.size()) == 0)
-      return bound.originals;
-    Error error = changed_since_saved(base, *bound.originals, element_bytes, list);
+  SHIRA_ASSIGN(std::shared_ptr<const Bytes> base, base_at(live, bound));
+  const std::shared_ptr<const Bytes>& saved = bound.positions->originals;
+  if (!saved) {
+    SHIRA_TRY(check_fingerprint(live, adapter, bound, *base));
+    return base;
+  }
+  if (base != saved && std::memcmp(base->data(), saved->data(), base->size()) != 0) {
+    const TensorSpec& spec = live.table.specs()[bound.tensor_index];
+    Error error =
+        changed_since_saved(*base, *saved, dtype_bytes(spec.dtype), *bound.positions->list);
     error.file = adapter.source->file->path();
     error.tensor = spec.name;
     return error;
   }
-  if (adapter.source->is_bound) {
-    const Hash128 found = hash128(base.data(), base.size());
-    const Hash128& expected = bound.source->fingerprint;
-    if (found != expected) {
-      return Error{
-          Status::BASE_MISMATCH,
-          "the base values at the " + std::to_string(list.entry_count) +
-              " touched positions are not those the adapter was made for: expected fingerprint " +
-              to_hex(expected.data(), expected.size()) + ", found " +
-              to_hex(found.data(), found.size()),
-          adapter.source->file->path(), spec.name};
-    }
-  }
-  return shared_base;
+  SHIRA_TRY(check_saved_originals(live, adapter, bound));
+  return saved;
 }
 
 }  // namespace shira

@@ -37,10 +37,15 @@ struct LiveWeights {
   const ActiveSet& active;
 };
 
+/// The originals saved at the positions of one adapter tensor have the file's fingerprint. Looked
+/// at once, and not at the weights. BASE_MISMATCH. REQUIRES: there are such originals.
+Result<void> check_saved_originals(const LiveWeights& live, const BoundAdapter& adapter,
+                                   const BoundTensor& bound);
+
 /// The base's values at the positions of one adapter tensor, with the active patches looked
-/// through. They are compared with the originals that the first switch saved, or, before that, with
-/// the file's fingerprint. BASE_MISMATCH, DETACHED, OUT_OF_MEMORY. REQUIRES: the tensor's region
-/// was checked and no switch is in flight.
+/// through. They are compared with the originals that a switch has saved, and with the file's
+/// fingerprint. BASE_MISMATCH, DETACHED, OUT_OF_MEMORY. REQUIRES: the tensor's region was checked
+/// and no switch is in flight.
 Result<std::shared_ptr<const Bytes>> check_base(const LiveWeights& live,
                                                 const BoundAdapter& adapter,
                                                 const BoundTensor& bound);

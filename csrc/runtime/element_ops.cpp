@@ -131,31 +131,6 @@ Slice whole(const IndexList& list) {
   return slice;
 }
 
-uint64_t scatter(const kernels::KernelTable& kernels, const TensorSpec& tensor,
-                 const IndexList& list, const Slice& slice, const uint8_t* values) {
-  uint64_t changed_count = 0;
-  with_moves(kernels, tensor.dtype, [&](const auto& moves) {
-    using T = element_of<decltype(moves)>;
-    T* weights = as<T>(tensor.data);
-    const T* first_value = as<T>(values) + slice.first_entry;
-    if (!list.is_runs()) {
-      changed_count = moves.scatter(weights, list.entries.data() + slice.first_unit,
-                                    slice.unit_count, first_value);
-      return;
-    }
-    for_clipped_runs(list, slice, [&](const Run* runs, size_t run_count, size_t offset) {
-      changed_count += moves.scatter_runs(weights, runs, run_count, first_value + offset);
-    });
-  });
-  return changed_count;
-}
-
-void scatter_all(const kernels::KernelTable& kernels, const TensorSpec& tensor,
-                 const Positions& positions, const uint8_t* values) {
-  for (size_t i = 0; i < positions.slices.size(); ++i)
-    scatter(kernels, tensor, *positions.list, positions.slices[i], values);
-}
-
 void contribute(const kernels::KernelTable& kernels, const AdapterTensor& source, float scale,
                 const uint8_t* base, float* out) {
   const auto count = static_cast<size_t>(source.nnz);

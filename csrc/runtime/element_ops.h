@@ -36,15 +36,6 @@ uint64_t count_different(const kernels::KernelTable& kernels, Dtype dtype, const
 /// The whole list as one slice.
 Slice whole(const IndexList& list);
 
-/// Writes `values` (those of the whole list) to the live positions of one slice; returns how many
-/// elements changed.
-uint64_t scatter(const kernels::KernelTable& kernels, const TensorSpec& tensor,
-                 const IndexList& list, const Slice& slice, const uint8_t* values);
-
-/// The same for every slice.
-void scatter_all(const kernels::KernelTable& kernels, const TensorSpec& tensor,
-                 const Positions& positions, const uint8_t* values);
-
 /// What an adapter's entries add to the base at `scale`, in float32 (FORMAT.md section 11). `base`
 /// and `out`: (nnz,).
 void contribute(const kernels::KernelTable& kernels, const AdapterTensor& source, float scale,

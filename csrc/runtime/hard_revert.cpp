@@ -97,8 +97,9 @@ void HardRevert::put_back() const {
   for (const auto& patch : from_.patches) {
     if (!weights_.check_live({patch->tensor_index}).ok()) continue;
     const TensorSpec& spec = weights_.specs()[patch->tensor_index];
-    static_cast<void>(access_live(
-        spec, [&] { scatter_all(kernels_, spec, *patch->positions, patch->values.get()); }));
+    const IndexList& list = *patch->positions->list;
+    static_cast<void>(
+        access_live(spec, [&] { store(kernels_, spec, list, whole(list), patch->values.get()); }));
   }
 }
 

@@ -1,4 +1,4 @@
-// Union, difference and copying between IndexLists, as visitors of one walk.
+// Union and copying between IndexLists, as visitors of one walk.
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/index_set.h"
 
@@ -83,26 +83,6 @@ class Window {
   uint64_t words_[(1U << kShift) / 64];
 };
 
-// The entries of `a` that `b` lacks, and their values; returns how many there are.
-template <typename T>
-size_t subtract_entries(const IndexList& a, const T* a_values, const IndexList& b, uint32_t* index,
-                        T* values) {
-  const uint32_t* next_b = b.entries.data();
-  const uint32_t* end_b = next_b + b.entries.size();
-  size_t kept_count = 0;
-  Window window;
-  for (size_t i = 0; i < a.entries.size();) {
-    const uint32_t number = Window::number_of(a.entries[i]);
-    next_b = window.fill(number, next_b, end_b);
-    for (; i < a.entries.size() && Window::number_of(a.entries[i]) == number; ++i) {
-      index[kept_count] = a.entries[i];
-      values[kept_count] = a_values[i];
-      kept_count += window.has(a.entries[i]) ? 0 : 1;
-    }
-  }
-  return kept_count;
-}
-
 template <typename T>
 void copy_common_entries(const IndexList& from, const T* from_values, const IndexList& to,
                          T* to_values) {
@@ -120,33 +100,6 @@ void copy_common_entries(const IndexList& from, const T* from_values, const Inde
       to_values[i] = from_values[match - begin_from];
     }
   }
-}
-
-template <typename T>
-Result<Difference> subtract_elements(const IndexList& a, const T* a_values, const IndexList& b) {
-  Difference difference;
-  SHIRA_ASSIGN(difference.values, Array<uint8_t>::make(a.entry_count * sizeof(T)));
-  T* values = reinterpret_cast<T*>(difference.values.data());
-  IndexList& index = difference.index;
-  if (!a.is_runs() && !b.is_runs()) {
-    SHIRA_ASSIGN(index.entries, Array<uint32_t>::make(a.entries.size()));
-    index.entry_count = subtract_entries(a, a_values, b, index.entries.data(), values);
-    index.entries.truncate(index.entry_count);
-  } else {
-    // Every unit of b splits at most one run of a.
-    const uint64_t max_unit_count =
-        std::min<uint64_t>(unit_count(a) + unit_count(b), a.entry_count);
-    SHIRA_ASSIGN(Builder builder, Builder::make(a.is_runs(), max_unit_count));
-    walk(a, b, [&](Side side, const Piece& piece) {
-      if (side != Side::a_only) return;
-      builder.append(piece);
-      copy_elements(a_values + piece.offset_a, piece.length, values);
-      values += piece.length;
-    });
-    index = builder.finish();
-  }
-  difference.values.truncate(index.entry_count * sizeof(T));
-  return difference;
 }
 
 template <typename T>
@@ -185,13 +138,6 @@ Result<IndexList> unite(const IndexList& a, const IndexList& b) {
                Builder::make(a.is_runs() || b.is_runs(), unit_count(a) + unit_count(b)));
   walk(a, b, [&](Side, const Piece& piece) { builder.append(piece); });
   return builder.finish();
-}
-
-Result<Difference> subtract(const IndexList& a, const uint8_t* a_values, const IndexList& b,
-                            size_t element_bytes) {
-  if (element_bytes == 4)
-    return subtract_elements(a, reinterpret_cast<const uint32_t*>(a_values), b);
-  return subtract_elements(a, reinterpret_cast<const uint16_t*>(a_values), b);
 }
 
 void copy_common(const IndexList& from, const uint8_t* from_values, const IndexList& to,

@@ -1,5 +1,5 @@
-// Set algebra over IndexLists: union, difference and intersection of the positions that adapters
-// touch. SPDX-License-Identifier: Apache-2.0
+// Set algebra over IndexLists: union and intersection of the positions that adapters touch.
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <algorithm>
@@ -40,16 +40,6 @@ bool is_same_list(const IndexList& a, const IndexList& b);
 /// The positions of either list. Two lists of entries give entries, anything else gives runs,
 /// touching ones joined.
 Result<IndexList> unite(const IndexList& a, const IndexList& b);
-
-/// The positions of `a` that are not in `b`, with the values that belong to them.
-struct Difference {
-  IndexList index;
-  Array<uint8_t> values;  // (entry_count,) elements
-};
-
-/// `a_values`: (a.entry_count,) elements of `element_bytes` (2 or 4).
-Result<Difference> subtract(const IndexList& a, const uint8_t* a_values, const IndexList& b,
-                            size_t element_bytes);
 
 /// Where the lists share positions, copies `from`'s values over `to`'s. Elements of `element_bytes`
 /// (2 or 4).

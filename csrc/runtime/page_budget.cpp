@@ -97,9 +97,10 @@ Result<ProgramMemory> measure_memory(const WeightTable& weights,
     total.private_bytes += memory.private_bytes;
     total.huge_bytes += memory.huge_bytes;
   }
-  std::set<const Bytes*> originals;  // adapters of one mask may share them
+  std::set<const Bytes*> originals;  // adapters of one mask share them
   for (const auto& adapter : adapters) {
-    for (const BoundTensor& bound : adapter->tensors) originals.insert(bound.originals.get());
+    for (const BoundTensor& bound : adapter->tensors)
+      originals.insert(bound.positions->originals.get());
   }
   for (const auto& patch : active.patches) originals.insert(patch->originals.get());
   originals.erase(nullptr);

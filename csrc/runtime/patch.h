@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,11 +18,9 @@
 
 namespace shira {
 
-using Bytes = Array<uint8_t>;
-
 /// New values at some positions of one tensor, and the base values they replace. Immutable apart
-/// from the digest's cache. A single adapter at scale 1 shares all three parts: its positions and
-/// originals, and the values in its file.
+/// from what is found out about it later. A single adapter at scale 1 shares all three parts: its
+/// positions and originals, and the values in its file.
 struct Patch {
   uint32_t tensor_index = 0;
   std::string tensor_name;
@@ -36,16 +36,20 @@ struct Patch {
     Hash128 hash{};
   };
   mutable Digest digest;  // guarded by whoever asks for digest_of()
+
+  /// How many values differ from the original. Known of every patch of an active set; guarded by
+  /// the gate.
+  mutable std::optional<uint64_t> effect_count;
 };
 
-/// One tensor of an adapter, bound to a live tensor.
+/// One tensor of an adapter, bound to a live tensor. What switches remember of it is guarded by the
+/// gate.
 struct BoundTensor {
   const AdapterTensor* source = nullptr;  // in the adapter
   uint32_t tensor_index = 0;
   std::shared_ptr<const Positions> positions;  // the same object for adapters of one mask
-  std::shared_ptr<const Bytes>
-      originals;  // saved by the first switch to the adapter; guarded by the gate
-  std::shared_ptr<const Patch> exact;  // the patch for scale 1 and nobody else; guarded by the gate
+  bool has_checked_originals = false;          // those of `positions` are the base it was made for
+  std::shared_ptr<const Patch> exact;          // the patch for scale 1 and nobody else
 };
 
 /// An adapter as added to a program.
@@ -53,6 +57,11 @@ struct BoundAdapter {
   std::string name;
   std::shared_ptr<const Adapter> source;  // keeps its file alive
   std::vector<BoundTensor> tensors;       // ascending by tensor_index
+
+  /// How many elements a switch changes that leads from another adapter at scale 1 to this one: a
+  /// number that takes a look at every weight, so that it is kept for the next time. Guarded by the
+  /// gate.
+  std::map<const BoundAdapter*, uint64_t> changed_from;
 };
 
 /// A member of the active set.

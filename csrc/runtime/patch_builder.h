@@ -15,11 +15,11 @@ namespace shira {
 struct Touch {
   uint32_t tensor_index = 0;
   uint32_t member_index = 0;  // in the order of summation
-  bool is_entering = false;   // the member was not active before
   float scale = 1.0F;
   BoundAdapter* adapter = nullptr;
   BoundTensor* bound = nullptr;
-  std::shared_ptr<const Bytes> originals;  // checked base values at bound->positions
+  std::shared_ptr<const Bytes> originals;  // base values at bound->positions
+  Bytes* new_originals = nullptr;          // the same, while they are still to be saved
 };
 
 /// True when the touch alone writes the file's own values.

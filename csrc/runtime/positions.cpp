@@ -1,4 +1,4 @@
-// Positions: cutting a list into slices and marking its pages.
+// Positions: marking places and pages of a list.
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/positions.h"
 
@@ -11,33 +11,21 @@
 namespace shira {
 namespace {
 
-// Small enough to share a tensor between threads, large enough to hide the cost of taking a slice.
-constexpr uint64_t kSliceEntries = 32768;
-
-Result<Array<Slice>> cut(const IndexList& list) {
-  SHIRA_ASSIGN(Array<Slice> slices, Array<Slice>::make(list.entry_count / kSliceEntries + 1));
-  size_t slice_count = 0;
-  Slice slice;
-  const auto close = [&] {
-    slices[slice_count++] = slice;
-    slice = Slice{slice.first_unit + slice.unit_count, 0, slice.first_entry + slice.entry_count};
-  };
-  if (list.is_runs()) {
-    for (size_t i = 0; i < list.runs.size(); ++i) {
-      ++slice.unit_count;
-      slice.entry_count += list.runs[i].length;
-      if (slice.entry_count >= kSliceEntries) close();
-    }
-  } else {
-    while (slice.first_unit < list.entries.size()) {
-      slice.unit_count = std::min<size_t>(kSliceEntries, list.entries.size() - slice.first_unit);
-      slice.entry_count = slice.unit_count;
-      close();
+Result<Array<Mark>> mark_places(const IndexList& list) {
+  constexpr uint64_t kStep = Positions::kMarkEntries;
+  SHIRA_ASSIGN(Array<Mark> marks, Array<Mark>::make((list.entry_count + kStep - 1) / kStep));
+  size_t mark_count = 0;
+  uint64_t entry_offset = 0;
+  for (size_t i = 0; i < list.runs.size(); entry_offset += list.runs[i++].length) {
+    const uint64_t end_offset = entry_offset + list.runs[i].length;
+    for (uint64_t next = mark_count * kStep; next < end_offset; next += kStep) {
+      marks[mark_count++] = Mark{list.runs[i].start + (next - entry_offset), i, next};
     }
   }
-  if (slice.unit_count > 0) close();
-  slices.truncate(slice_count);
-  return slices;
+  for (size_t i = 0; i < list.entries.size(); i += kStep) {
+    marks[mark_count++] = Mark{list.entries[i], i, i};
+  }
+  return marks;
 }
 
 }  // namespace
@@ -86,7 +74,7 @@ void PageSet::mark(uint64_t first_page, uint64_t last_page) {
 Result<std::shared_ptr<const Positions>> Positions::make(std::shared_ptr<const IndexList> list,
                                                          const TensorSpec& tensor) {
   auto positions = std::make_shared<Positions>();
-  SHIRA_ASSIGN(positions->slices, cut(*list));
+  SHIRA_ASSIGN(positions->marks, mark_places(*list));
   SHIRA_ASSIGN(positions->pages, PageSet::make(*list, tensor));
   positions->list = std::move(list);
   return std::shared_ptr<const Positions>(std::move(positions));

@@ -13,8 +13,10 @@
 
 namespace shira {
 
-/// Consecutive units (entries or runs) of an IndexList: the piece of work that one thread takes. It
-/// may begin and end inside a run.
+using Bytes = Array<uint8_t>;
+
+/// Consecutive units (entries or runs) of an IndexList: what kernels take at a time. It may begin
+/// and end inside a run.
 struct Slice {
   size_t first_unit = 0;
   size_t unit_count = 0;
@@ -22,6 +24,13 @@ struct Slice {
   uint64_t entry_count = 0;  // without those skipped
   uint32_t skip_front = 0;   // elements of the first run that do not belong to it; 0 for entries
   uint32_t skip_back = 0;    // of the last run
+};
+
+/// A place in an IndexList, just before one of its entries.
+struct Mark {
+  uint64_t position = 0;      // of that entry
+  size_t unit_index = 0;      // of the entry or run that it belongs to
+  uint64_t entry_offset = 0;  // how many entries lie before it
 };
 
 /// The memory pages that positions of one tensor lie on, as a bit set from the tensor's first page.
@@ -45,11 +54,16 @@ class PageSet {
   Array<uint64_t> words_;
 };
 
-/// Immutable, shared by the patches that touch the same positions of one tensor.
+/// Shared by the patches that touch the same positions of one tensor. Immutable apart from the
+/// originals, which the first switch to one of them saves for all.
 struct Positions {
+  /// From one mark to the next: enough work to be worth handing to another thread.
+  static constexpr uint64_t kMarkEntries = 32768;
+
   std::shared_ptr<const IndexList> list;
-  Array<Slice> slices;  // cover the list in order
+  Array<Mark> marks;  // before entry 0, kMarkEntries, ..., also in the middle of a run
   PageSet pages;
+  mutable std::shared_ptr<const Bytes> originals;  // (count,) base values; guarded by the gate
 
   uint64_t count() const { return list->entry_count; }
 

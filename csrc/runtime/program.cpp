@@ -131,7 +131,7 @@ Result<SwitchReport> Program::switch_to(const std::vector<Member>& members, bool
     return report;
   }
 
-  // 3. Everything that can fail.
+  // 3. What can fail without a store.
   if (max_dirty_bytes != 0)
     SHIRA_TRY(check_dirty_limit(state_->weights, next_members, max_dirty_bytes));
   const FaultGuard guard;
@@ -139,12 +139,14 @@ Result<SwitchReport> Program::switch_to(const std::vector<Member>& members, bool
   SwitchPlan plan(state_->weights, *kernels, *pool, *old_set, std::move(next_members));
   const auto next_set = std::make_shared<ActiveSet>();
   SHIRA_TRY(plan.check_regions());
-  SHIRA_TRY(plan.check_bases());
+  SHIRA_TRY(plan.find_originals());
   report.check_ns = stage.lap();
-  SHIRA_TRY(plan.prepare());
+  SHIRA_TRY(plan.build_patches());
   report.plan_ns = stage.lap();
+  SHIRA_TRY(plan.prepare_pages());
+  report.pages_ns = stage.lap();
 
-  // 4. Nothing fails from here on, unless the file of a tensor goes away in these very moments.
+  // 4. What may turn out wrong in the middle of the stores, and is undone then.
   SHIRA_TRY(plan.store());
   report.store_ns = stage.lap();
   plan.report(&report);
@@ -307,6 +309,7 @@ Result<void> Program::remove_adapter(const std::string& name) {
     return Error{Status::ADAPTER_IN_USE,
                  "adapter \"" + name + "\" is active; switch away from it first"};
   }
+  for (const auto& [other_name, other] : state_->adapters) other->changed_from.erase(adapter.get());
   state_->adapters.erase(name);
   return {};
 }

@@ -33,14 +33,15 @@ struct AddOptions {
 /// What one switch did (law I8). Times are wall-clock nanoseconds.
 struct SwitchReport {
   uint64_t tensors_matched = 0;   // tensors written by the new state or restored from the old one
-  uint64_t elements_written = 0;  // stores
+  uint64_t elements_written = 0;  // stores: restored originals and new values
   uint64_t elements_changed = 0;  // elements whose bits differ from before this switch
   uint64_t bytes_written = 0;
   uint64_t pages_touched = 0;  // distinct pages with a store, summed over tensors
   uint64_t wait_ns = 0;        // for the gate
-  uint64_t check_ns = 0;       // regions still attached, base fingerprints, originals saved
+  uint64_t check_ns = 0;       // regions still attached, originals known
   uint64_t plan_ns = 0;        // new values computed
-  uint64_t store_ns = 0;       // weights written
+  uint64_t pages_ns = 0;       // pages made private
+  uint64_t store_ns = 0;       // base compared, originals saved, weights written
   uint64_t total_ns = 0;
   uint64_t epoch = 0;  // after the switch
 };
@@ -124,7 +125,8 @@ class Program {
   /// replaces the key.
   Result<void> require_signature(const PublicKey& key);
 
-  /// Forgets an adapter and its saved originals. ADAPTER_IN_USE while active, UNKNOWN_ADAPTER.
+  /// Forgets an adapter, and the saved originals of positions that no other adapter shares.
+  /// ADAPTER_IN_USE while active, UNKNOWN_ADAPTER.
   Result<void> remove_adapter(const std::string& name);
 
   std::vector<std::string> adapter_names() const;
@@ -134,10 +136,11 @@ class Program {
   Result<void> check_adapter(const std::string& name);
 
   /// Makes exactly these adapters active (none: the base). Scale 0 members are dropped first. All
-  /// or nothing (I2): every check, computation and allocation precedes the first store. Waits for
-  /// forwards in flight; with `wait` false: BUSY instead. UNKNOWN_ADAPTER, INVALID_ARGUMENT (twice
-  /// the same name, scale not finite), BASE_MISMATCH, NON_FINITE_RESULT, DIRTY_LIMIT, DETACHED,
-  /// READ_ONLY, OUT_OF_MEMORY. Switching to the active state is a no-op that reports zeros.
+  /// or nothing (I2): every computation and allocation precedes the first store, and a base that
+  /// turns out wrong while it is overwritten is put back byte by byte. Waits for forwards in
+  /// flight; with `wait` false: BUSY instead. UNKNOWN_ADAPTER, INVALID_ARGUMENT (twice the same
+  /// name, scale not finite), BASE_MISMATCH, NON_FINITE_RESULT, DIRTY_LIMIT, DETACHED, READ_ONLY,
+  /// OUT_OF_MEMORY. Switching to the active state is a no-op that reports zeros.
   Result<SwitchReport> switch_to(const std::vector<Member>& members, bool wait = true);
 
   /// Back to the base by dropping private pages instead of storing originals, in every region that

@@ -1,19 +1,30 @@
-// SwitchPlan: check, compute, store, commit.
+// SwitchPlan: find, compute, store, commit.
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/switch_plan.h"
 
 #include <algorithm>
-#include <atomic>
 #include <iterator>
 #include <tuple>
 #include <utility>
 
 #include "runtime/binding.h"
-#include "runtime/element_ops.h"
-#include "runtime/index_set.h"
 #include "runtime/live_access.h"
 
 namespace shira {
+namespace {
+
+// Of one adapter; above that, all are counted anew.
+constexpr size_t kMaxRememberedChanges = 256;
+
+// Both states are one adapter at scale 1, so that between them the same elements change every time.
+bool is_pair(const ActiveSet& from, const ActiveSet& to) {
+  const auto is_single = [](const ActiveSet& set) {
+    return set.members.size() == 1 && set.members[0].scale == 1.0F;
+  };
+  return is_single(from) && is_single(to);
+}
+
+}  // namespace
 
 SwitchPlan::SwitchPlan(const WeightTable& weights, const kernels::KernelTable& kernels,
                        ThreadPool& pool, const ActiveSet& from, std::vector<ActiveMember> to)
@@ -21,12 +32,9 @@ SwitchPlan::SwitchPlan(const WeightTable& weights, const kernels::KernelTable& k
   to_.members = std::move(to);
   for (uint32_t member_index = 0; member_index < to_.members.size(); ++member_index) {
     const ActiveMember& member = to_.members[member_index];
-    const bool is_entering =
-        std::none_of(from.members.begin(), from.members.end(),
-                     [&](const ActiveMember& old) { return old.adapter == member.adapter; });
     for (BoundTensor& bound : member.adapter->tensors) {
-      touches_.push_back(Touch{bound.tensor_index, member_index, is_entering, member.scale,
-                               member.adapter.get(), &bound, bound.originals});
+      touches_.push_back(Touch{bound.tensor_index, member_index, member.scale, member.adapter.get(),
+                               &bound, nullptr, nullptr});
     }
   }
   std::sort(touches_.begin(), touches_.end(), [](const Touch& a, const Touch& b) {
@@ -42,160 +50,150 @@ SwitchPlan::SwitchPlan(const WeightTable& weights, const kernels::KernelTable& k
   std::sort(touched_tensors_.begin(), touched_tensors_.end());
   touched_tensors_.erase(std::unique(touched_tensors_.begin(), touched_tensors_.end()),
                          touched_tensors_.end());
+  if (!is_pair(from, to_)) return;
+  const auto& changed_from = to_.members[0].adapter->changed_from;
+  const auto known = changed_from.find(from.members[0].adapter.get());
+  if (known != changed_from.end()) known_change_ = known->second;
 }
 
 Result<void> SwitchPlan::check_regions() const { return weights_.check_live(touched_tensors_); }
 
-Result<void> SwitchPlan::check_bases() {
-  const LiveWeights live{weights_, kernels_, from_};
+Result<void> SwitchPlan::find_originals() {
   return pool_.run(touches_.size(), touched_entries(), [&](size_t i) -> Result<void> {
+    const LiveWeights live{weights_, kernels_, from_};
     Touch& touch = touches_[i];
-    if (!touch.is_entering) return {};
-    SHIRA_ASSIGN(touch.originals, check_base(live, *touch.adapter, *touch.bound));
+    touch.originals = touch.bound->positions->originals;
+    if (touch.originals) return check_saved_originals(live, *touch.adapter, *touch.bound);
+    if (!is_exact(touch) || !is_alone(i)) {
+      SHIRA_ASSIGN(touch.originals, check_base(live, *touch.adapter, *touch.bound));
+      return {};
+    }
+    const size_t element_bytes = dtype_bytes(touch.bound->source->dtype);
+    SHIRA_ASSIGN(Bytes room, Bytes::make(touch.bound->positions->count() * element_bytes));
+    const auto new_originals = std::make_shared<Bytes>(std::move(room));
+    touch.new_originals = new_originals.get();
+    touch.originals = new_originals;
     return {};
   });
 }
 
-Result<void> SwitchPlan::prepare() {
-  SHIRA_TRY(build_patches());
-  SHIRA_TRY(list_restores());
-  for (const auto& patch : to_.patches) {
-    stores_.push_back(Store{patch->tensor_index, patch->positions, patch->values.get(), {}});
-  }
-  std::sort(stores_.begin(), stores_.end(),
-            [](const Store& a, const Store& b) { return a.tensor_index < b.tensor_index; });
-  count_pages();
-  SHIRA_TRY(list_slices());
-  return prepare_pages();
+bool SwitchPlan::is_alone(size_t touch_index) const {
+  const auto touches_same = [&](size_t i) {
+    return i < touches_.size() && touches_[i].tensor_index == touches_[touch_index].tensor_index;
+  };
+  return !touches_same(touch_index - 1) && !touches_same(touch_index + 1);
 }
 
 Result<void> SwitchPlan::build_patches() {
   to_.patches.resize(first_touches_.size() - 1);
-  return pool_.run(to_.patches.size(), touched_entries(), [&](size_t i) -> Result<void> {
+  SHIRA_TRY(pool_.run(to_.patches.size(), touched_entries(), [&](size_t i) -> Result<void> {
     const size_t first = first_touches_[i];
     const TensorSpec& spec = weights_.specs()[touches_[first].tensor_index];
     SHIRA_ASSIGN(to_.patches[i],
                  build_patch(kernels_, spec, &touches_[first], first_touches_[i + 1] - first));
     return {};
-  });
-}
-
-// The old state's positions that the new one does not write get their base values back.
-Result<void> SwitchPlan::list_restores() {
-  stores_.resize(from_.patches.size());
-  SHIRA_TRY(pool_.run(stores_.size(), touched_entries(), [&](size_t i) -> Result<void> {
-    SHIRA_ASSIGN(stores_[i], restore_of(*from_.patches[i]));
-    return {};
   }));
-  stores_.erase(std::remove_if(stores_.begin(), stores_.end(),
-                               [](const Store& store) { return !store.positions; }),
-                stores_.end());
-  return {};
+  list_steps();
+  pass_.emplace(kernels_, pool_, &steps_, !known_change_);
+  return pass_->prepare();
 }
 
-Result<SwitchPlan::Store> SwitchPlan::restore_of(const Patch& old_patch) const {
-  const TensorSpec& spec = weights_.specs()[old_patch.tensor_index];
-  const Patch* new_patch = to_.find(old_patch.tensor_index);
-  Store store;
-  store.tensor_index = old_patch.tensor_index;
-  if (new_patch == nullptr) {
-    store.positions = old_patch.positions;
-    store.values = old_patch.originals->data();
-    return store;
+void SwitchPlan::list_steps() {
+  size_t patch_index = 0;
+  for (const uint32_t tensor_index : touched_tensors_) {
+    TensorStep step;
+    step.spec = &weights_.specs()[tensor_index];
+    step.from = from_.find(tensor_index);
+    if (patch_index < to_.patches.size() &&
+        to_.patches[patch_index]->tensor_index == tensor_index) {
+      step.to = to_.patches[patch_index].get();
+      const Touch& touch = touches_[first_touches_[patch_index++]];
+      step.new_originals = touch.new_originals;
+      if (touch.adapter->source->is_bound) step.fingerprint = &touch.bound->source->fingerprint;
+    }
+    steps_.push_back(step);
   }
-  if (new_patch->positions == old_patch.positions) return store;  // nothing to restore
-  SHIRA_ASSIGN(Difference difference,
-               subtract(*old_patch.positions->list, old_patch.originals->data(),
-                        *new_patch->positions->list, dtype_bytes(spec.dtype)));
-  if (difference.index.entry_count == 0) return store;
-  SHIRA_ASSIGN(store.positions,
-               Positions::make(std::make_shared<IndexList>(std::move(difference.index)), spec));
-  store.owned_values = std::move(difference.values);
-  store.values = store.owned_values.data();
-  return store;
-}
-
-// REQUIRES: stores_ is sorted by tensor, so that a tensor's restore and patch are neighbours.
-void SwitchPlan::count_pages() {
-  const PageSet none;
-  for (size_t i = 0; i < stores_.size();) {
-    const bool pair =
-        i + 1 < stores_.size() && stores_[i + 1].tensor_index == stores_[i].tensor_index;
-    pages_touched_ += PageSet::count_union(stores_[i].positions->pages,
-                                           pair ? stores_[i + 1].positions->pages : none);
-    i += pair ? 2 : 1;
-  }
-}
-
-Result<void> SwitchPlan::list_slices() {
-  size_t slice_count = 0;
-  for (const Store& store : stores_) slice_count += store.positions->slices.size();
-  SHIRA_ASSIGN(slices_, Array<StoreSlice>::make(slice_count));
-  slice_count = 0;
-  for (const Store& store : stores_) {
-    const uint64_t count = store.positions->count();
-    elements_written_ += count;
-    bytes_written_ += count * dtype_bytes(weights_.specs()[store.tensor_index].dtype);
-    for (size_t i = 0; i < store.positions->slices.size(); ++i)
-      slices_[slice_count++] = StoreSlice{&store, i};
-  }
-  return {};
 }
 
 Result<void> SwitchPlan::prepare_pages() {
-  return pool_.run(stores_.size(), elements_written_, [&](size_t i) -> Result<void> {
-    const TensorSpec& spec = weights_.specs()[stores_[i].tensor_index];
-    Result<void> prepared = spec.region->prepare_stores(spec.data, stores_[i].positions->pages);
-    if (!prepared.ok()) prepared.error().tensor = spec.name;
-    return prepared;
+  return pool_.run(steps_.size(), touched_entries(), [&](size_t i) -> Result<void> {
+    const TensorStep& step = steps_[i];
+    for (const Patch* patch : {step.from, step.to}) {
+      if (patch == nullptr) continue;
+      Result<void> prepared =
+          step.spec->region->prepare_stores(step.spec->data, patch->positions->pages);
+      if (prepared.ok()) continue;
+      prepared.error().tensor = step.spec->name;
+      return prepared;
+    }
+    return {};
   });
 }
 
 Result<void> SwitchPlan::store() {
-  std::atomic<uint64_t> changed_count{0};
-  Result<void> stored = pool_.run(slices_.size(), elements_written_, [&](size_t i) -> Result<void> {
-    const Store& store = *slices_[i].store;
-    const TensorSpec& spec = weights_.specs()[store.tensor_index];
-    return access_live(spec, [&] {
-      changed_count += scatter(kernels_, spec, *store.positions->list,
-                               store.positions->slices[slices_[i].slice_index], store.values);
-    });
-  });
-  elements_changed_ = changed_count;
-  if (!stored.ok()) put_back();
-  return stored;
+  Result<void> stored = pass_->run();
+  if (stored.ok()) return stored;
+  pass_->undo();
+  return explain(std::move(stored.error()));
 }
 
-// Whatever was stored and whatever was not: first the base everywhere, then the old state over it.
-void SwitchPlan::put_back() {
-  const auto scatter_over = [&](const Patch& patch, const uint8_t* values) {
-    const TensorSpec& spec = weights_.specs()[patch.tensor_index];
-    // Pages that went away have nothing to be put back.
-    static_cast<void>(
-        access_live(spec, [&] { scatter_all(kernels_, spec, *patch.positions, values); }));
-  };
-  for (const auto& patch : to_.patches) scatter_over(*patch, patch->originals->data());
-  for (const auto& patch : from_.patches) scatter_over(*patch, patch->values.get());
+// With the old state in place again there is time to say precisely what was wrong. A page that went
+// away reads as zeros in other threads, so that it comes before what they took for a wrong base.
+Error SwitchPlan::explain(Error error) const {
+  for (const TensorStep& step : steps_) {
+    if (step.has_faulted) return pages_went_away(*step.spec);
+  }
+  const LiveWeights live{weights_, kernels_, from_};
+  for (const Touch& touch : touches_) {
+    Result<std::shared_ptr<const Bytes>> base = check_base(live, *touch.adapter, *touch.bound);
+    if (!base.ok()) return std::move(base.error());
+  }
+  error.message = "base values were changed by somebody else while they were compared";
+  return error;
 }
 
 ActiveSet SwitchPlan::commit() {
+  for (const Touch& touch : touches_) {
+    std::shared_ptr<const Bytes>& saved = touch.bound->positions->originals;
+    if (!saved) saved = touch.originals;
+    if (saved == touch.originals) touch.bound->has_checked_originals = true;
+  }
+  for (const TensorStep& step : steps_) {
+    if (step.to != nullptr) step.to->effect_count = step.effect_count;
+  }
   for (size_t i = 0; i < to_.patches.size(); ++i) {
-    for (size_t j = first_touches_[i]; j < first_touches_[i + 1]; ++j) {
-      touches_[j].bound->originals = std::move(touches_[j].originals);
-    }
     const Touch& first = touches_[first_touches_[i]];
-    if (first_touches_[i + 1] - first_touches_[i] == 1 && is_exact(first))
-      first.bound->exact = to_.patches[i];
+    if (is_alone(first_touches_[i]) && is_exact(first)) first.bound->exact = to_.patches[i];
+  }
+  if (is_pair(from_, to_)) {
+    auto& changed_from = to_.members[0].adapter->changed_from;
+    if (changed_from.size() >= kMaxRememberedChanges) changed_from.clear();
+    changed_from[from_.members[0].adapter.get()] = elements_changed();
   }
   return std::move(to_);
 }
 
 void SwitchPlan::report(SwitchReport* report) const {
-  report->tensors_matched = touched_tensors_.size();
-  report->elements_written = elements_written_;
-  report->elements_changed = elements_changed_;
-  report->bytes_written = bytes_written_;
-  report->pages_touched = pages_touched_;
+  const PageSet none;
+  report->tensors_matched = steps_.size();
+  report->elements_changed = elements_changed();
+  for (const TensorStep& step : steps_) {
+    const bool restores = step.from != nullptr && !step.shares_positions();
+    const uint64_t count = (restores ? step.from->positions->count() : 0) +
+                           (step.to != nullptr ? step.to->positions->count() : 0);
+    report->elements_written += count;
+    report->bytes_written += count * dtype_bytes(step.spec->dtype);
+    report->pages_touched +=
+        PageSet::count_union(restores ? step.from->positions->pages : none,
+                             step.to != nullptr ? step.to->positions->pages : none);
+  }
+}
+
+uint64_t SwitchPlan::elements_changed() const {
+  if (known_change_) return *known_change_;
+  uint64_t changed_count = 0;
+  for (const TensorStep& step : steps_) changed_count += step.elements_changed;
+  return changed_count;
 }
 
 uint64_t SwitchPlan::touched_entries() const {

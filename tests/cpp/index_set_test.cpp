@@ -78,20 +78,6 @@ void check_pair(const Set& set_a, const IndexList& a, const Set& set_b, const In
   EXPECT_EQ(expand(unite(a, b).value()), std::vector<uint32_t>(both_sets.begin(), both_sets.end()));
 
   std::vector<T> a_values = values_of<T>(set_a, 1);
-  const Difference difference = std::move(
-      subtract(a, reinterpret_cast<const uint8_t*>(a_values.data()), b, sizeof(T)).value());
-  Set rest;
-  for (const uint32_t position : set_a) {
-    if (set_b.count(position) == 0) rest.insert(position);
-  }
-  EXPECT_EQ(expand(difference.index), std::vector<uint32_t>(rest.begin(), rest.end()));
-  const std::vector<T> rest_values = values_of<T>(rest, 1);
-  ASSERT_EQ(difference.values.size(), rest_values.size() * sizeof(T));
-  if (!rest.empty()) {
-    EXPECT_EQ(std::memcmp(difference.values.data(), rest_values.data(), difference.values.size()),
-              0);
-  }
-
   std::vector<T> b_values = values_of<T>(set_b, 2);
   copy_common(a, reinterpret_cast<const uint8_t*>(a_values.data()), b,
               reinterpret_cast<uint8_t*>(b_values.data()), sizeof(T));
@@ -153,31 +139,29 @@ TEST(IndexSet, PositionAtFindsEveryEntry) {
   }
 }
 
-TEST(Positions, SlicesCoverTheListInOrder) {
+TEST(Positions, MarksStandAtEvenDistances) {
   std::mt19937_64 random(3);
   Set positions;
   for (uint32_t i = 0; i < 200000; ++i) {
     if (random() % 3 != 0) positions.insert(i);
   }
+  const std::vector<uint32_t> flat(positions.begin(), positions.end());
   std::vector<uint8_t> memory(200000 * 4);
   const TensorSpec spec{"t", Dtype::f32, {200000}, memory.data(), nullptr, {}};
   for (const bool runs : {false, true}) {
     auto list =
         std::make_shared<IndexList>(runs ? make_runs(positions, random) : make_entries(positions));
     const auto made = Positions::make(list, spec).value();
-    EXPECT_GE(made->slices.size(), 4U);
-    size_t next_unit = 0;
-    uint64_t next_entry = 0;
-    for (size_t i = 0; i < made->slices.size(); ++i) {
-      const Slice& slice = made->slices[i];
-      EXPECT_EQ(slice.first_unit, next_unit);
-      EXPECT_EQ(slice.first_entry, next_entry);
-      EXPECT_GT(slice.entry_count, 0U);
-      next_unit += slice.unit_count;
-      next_entry += slice.entry_count;
+    ASSERT_EQ(made->marks.size(), flat.size() / Positions::kMarkEntries + 1);
+    for (size_t i = 0; i < made->marks.size(); ++i) {
+      const Mark& mark = made->marks[i];
+      EXPECT_EQ(mark.entry_offset, i * Positions::kMarkEntries);
+      EXPECT_EQ(mark.position, flat[mark.entry_offset]);
+      const shira::Run unit = runs ? list->runs[mark.unit_index]
+                                   : shira::Run{list->entries[mark.unit_index], uint32_t{1}};
+      EXPECT_GE(mark.position, unit.start);
+      EXPECT_LT(mark.position, uint64_t{unit.start} + unit.length);
     }
-    EXPECT_EQ(next_unit, unit_count(*list));
-    EXPECT_EQ(next_entry, list->entry_count);
   }
 }
 

@@ -218,6 +218,7 @@ typedef struct shira_switch_report {
   uint64_t wait_ns;
   uint64_t check_ns;
   uint64_t plan_ns;
+  uint64_t pages_ns;
   uint64_t store_ns;
   uint64_t total_ns;
   uint64_t epoch;
