@@ -19,6 +19,7 @@ PYTEST_WORKERS ?= 2
 FUZZ_SECONDS ?= 60
 SMOKE_SECONDS ?= 15
 CLANG ?= clang
+BENCH_SUITES ?= micro sweep
 # pip reads PIP_EXTRA_INDEX_URL from the environment or from make's command line by itself. Without
 # it pip takes PyTorch's default build, on Linux the one with CUDA; set it to PyTorch's CPU index.
 
@@ -84,11 +85,23 @@ setup: $(STAMPS)/install $(STAMPS)/models ## make .venv with everything in it
 demo: setup ## switch adapters on a live ExecuTorch program of a real model; writes build/demo
 	@$(VENV)/bin/shira demo
 
-.PHONY: bench
-bench: setup build/demo/demo.json ## measure switching on this machine; writes build/bench.json
-	@$(VENV)/bin/shira bench --output build/bench.json
+# Long, most of it the sweep: name fewer with BENCH_SUITES. Suites that end in -quick only show
+# that everything runs and leaves the right bytes.
+.PHONY: bench bench-model bench-store bench-compare bench-open
+bench: bench-model ## measure everything on this machine; writes build/bench/runs/*.json
+	@for suite in $(BENCH_SUITES); do \
+	  $(VENV)/bin/shira bench --suite $$suite --output build/bench/runs/$$suite.json; done
 
-.PHONY: bench-open
+bench-model: setup build/demo/demo.json ## measure the demo's program; writes build/bench/runs/model.json
+	@$(VENV)/bin/shira bench --output build/bench/runs/model.json
+
+bench-store: setup ## store the runs in build/bench/runs, and write docs/RESULTS.md from all that are stored
+	@$(VENV)/bin/python -m benchmarks.report $(wildcard build/bench/runs/*.json)
+
+bench-compare: setup ## compare the runs in build/bench/runs with those that are stored
+	@for run in $(notdir $(wildcard build/bench/runs/*.json)); do \
+	  $(VENV)/bin/shira bench-compare docs/runs/bench_$$run build/bench/runs/$$run; done
+
 bench-open: setup ## measure how fast files are opened; writes build/open_speed.json
 	@cmake -S . -B build/bench -G Ninja -DCMAKE_BUILD_TYPE=Release -DSHIRA_BUILD_BENCHMARKS=ON \
 	  -DSHIRA_WITH_SODIUM=$(SODIUM) >/dev/null
