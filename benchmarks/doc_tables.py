@@ -16,6 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shira_runtime.bench import Record, RunFile
+from shira_runtime.bench.statistics import median, percentile
+
 ROOT = Path(__file__).resolve().parents[1]
 STORED_RUN = ROOT / "docs" / "runs" / "demo.json"
 README = ROOT / "README.md"
@@ -58,24 +61,32 @@ def demo_tables(run: dict[str, Any]) -> str:
             for name, state in states.items()
         ],
     )
+    bench = RunFile.from_json(run["bench"], "demo.json")
+    by_what: dict[object, list[Record]] = {}
+    for record in bench.records:
+        by_what.setdefault(record.case["what"], []).append(record)
     switches = markdown_table(
         ["exchange adapter A for B, one thread", "median ms", "p95 ms"],
         [
-            [name, f"{arm['median_ms']:.3f}", f"{arm['p95_ms']:.3f}"]
-            for name, arm in run["switch_times"]["arms"].items()
+            [
+                record.arm,
+                f"{median(record.samples) / 1e6:.3f}",
+                f"{percentile(record.samples, 95) / 1e6:.3f}",
+            ]
+            for record in by_what["exchange"]
         ],
     )
     forwards = markdown_table(
         ["one forward pass", "median ms"],
-        [[name, f"{arm['median_ms']:.2f}"] for name, arm in run["forward_times"]["arms"].items()],
+        [[record.arm, f"{median(record.samples) / 1e6:.2f}"] for record in by_what["forward"]],
     )
-    context = run["context"]
-    first = run["switch_times"]["first_switch_ms"]
+    context = bench.context
+    first = run["states"]["de"]["switch"]["total_ns"] / 1e6
     note = (
         f"The first switch of all, which pays the copy-on-write page faults, took {first:.2f} ms. "
         f"Measured on {context['cpu']} ({context['machine']}, {context['cores']} cores), "
-        f"torch {context['torch']}; both LoRAs have as many parameters as the adapters have "
-        f"entries. Raw samples: [docs/runs/demo.json](docs/runs/demo.json).\n"
+        f"torch {context['versions']['torch']}; both LoRAs have as many parameters as the adapters"
+        f" have entries. Raw samples: [docs/runs/demo.json](docs/runs/demo.json).\n"
     )
     return "\n".join([retrieval, switches, forwards, note])
 

@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shira_runtime.bench.context import machine_context
 from shira_runtime.export.build import AdapterTensor, build_adapter
 from shira_runtime.export.encode_values import CodedValues, encode_scaled
 from shira_runtime.export.image import ValueCodec
-
-from .timing import machine_context
 
 _SHAPE = (4096, 4096)
 _TENSOR_COUNT = 32

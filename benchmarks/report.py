@@ -27,6 +27,10 @@ RESULTS = ROOT / "docs" / "RESULTS.md"
 _MANY_CASES = 4
 """So many cases with the same arms share one table, with a line for each of them."""
 
+_FEW_VALUES = 8
+_TOO_MANY_CASES = 40
+"""From so many cases on only a summary is shown, over the fields with most values."""
+
 _HEAD = """\
 # Results
 
@@ -70,11 +74,11 @@ class _Group:
         return [record for record in self.records if record.role in roles]
 
 
-def stored_runs(folder: Path = RUNS) -> dict[str, RunFile]:
-    """The runs in a folder by suite, in the order of their names."""
+def stored_runs() -> dict[str, RunFile]:
+    """The stored runs by suite, in the order of their names."""
     return {
         path.stem.removeprefix("bench_"): RunFile.read(path)
-        for path in sorted(folder.glob("bench_*.json"))
+        for path in sorted(RUNS.glob("bench_*.json"))
     }
 
 
@@ -121,6 +125,9 @@ def _suite_section(suite: str, run: RunFile) -> Iterator[str]:
         yield f"{about[0].upper()}{about[1:]}. Milliseconds.\n"
     yield f"Raw samples: [runs/bench_{suite}.json](runs/bench_{suite}.json).\n"
     for alike in _alike(groups):
+        if len(alike) > _TOO_MANY_CASES:
+            yield from _summary_tables(alike)
+            continue
         if len(alike) >= _MANY_CASES:
             yield from _shared_tables(alike)
             continue
@@ -149,7 +156,8 @@ def _alike(groups: Iterable[_Group]) -> Iterator[list[_Group]]:
     found: dict[tuple[object, ...], list[_Group]] = {}
     for group in groups:
         arms = tuple(record.arm for record in group.records)
-        found.setdefault((tuple(group.case), group.case.get("what"), arms), []).append(group)
+        key = (tuple(group.case), group.case.get("what"), arms)
+        found.setdefault(key, []).append(group)
     yield from found.values()
 
 
@@ -185,6 +193,47 @@ def _shared_tables(groups: Sequence[_Group]) -> Iterator[str]:
     if stages:
         yield "Medians of the stages.\n"
         yield markdown_table(["", *labels], stages)
+
+
+def _summary_tables(groups: Sequence[_Group]) -> Iterator[str]:
+    """A line per value of the fields with few values; medians over all cases that have it."""
+    case = groups[0].case
+    values = {name: {str(group.case[name]) for group in groups} for name in case}
+    shown = [name for name in case if 1 < len(values[name]) <= _FEW_VALUES]
+    over = [name for name in case if len(values[name]) > _FEW_VALUES]
+    fixed = [f"{name} {case[name]}" for name in case if len(values[name]) == 1]
+    lines: dict[tuple[str, ...], list[_Group]] = {}
+    for group in groups:
+        lines.setdefault(tuple(str(group.case[name]) for name in shown), []).append(group)
+
+    def table(roles: Sequence[str], value: Callable[[_Group, Record], float]) -> str:
+        arms = [record.arm for record in groups[0].of(*roles)]
+        rows = []
+        for names, members in lines.items():
+            across = [[value(each, record) for record in each.of(*roles)] for each in members]
+            spreads = [
+                f"{median(column):.2f} ({min(column):.2f} to {max(column):.2f})"
+                for column in zip(*across, strict=True)
+            ]
+            rows.append([*names, str(len(members)), *spreads])
+        return markdown_table([*shown, "cases", *arms], rows)
+
+    def per_entry(group: _Group, record: Record) -> float:
+        entries = [each.counts["entries"] for each in group.records if each.counts.get("entries")]
+        return median(record.samples) / min(entries, default=1)
+
+    yield f"### {', '.join([*fixed, groups[0].regime])}\n"
+    yield f"Over all of {' and '.join(over)}: median (least to greatest).\n"
+    yield "Nanoseconds for each entry of the mask.\n"
+    yield table(get_args(Role), per_entry)
+    limits = {id(group): _best_rooflines(group.of("roofline")) for group in groups}
+    for name in limits[id(groups[0])]:
+
+        def times_as_long(group: _Group, record: Record, name: str = name) -> float:
+            return median(record.samples) / limits[id(group)][name]
+
+        yield f"Times as long as {name}.\n"
+        yield table(("shira", "baseline"), times_as_long)
 
 
 def _across(

@@ -15,7 +15,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,13 @@ from rich.table import Table
 from torch import Tensor
 
 import shira_runtime
-from benchmarks import lora_fusion, timing
+from benchmarks import lora_fusion
 from examples.minilm import export_program, figure, pairs
 from examples.minilm.model import load_encoder, load_tokenizer, tokenize
+from shira_runtime.bench import ALL_WARM, Arm, Case, Record, RunFile, run_case, stages_of
+from shira_runtime.bench.context import machine_context
+from shira_runtime.bench.expected import ExpectedWeights
+from shira_runtime.bench.statistics import median, percentile
 from shira_runtime.export import export_adapter
 
 HERE = Path(__file__).resolve().parent
@@ -44,6 +48,9 @@ LORA_RANK = 2  # as many parameters as the adapters have entries
 SWITCH_ROUNDS = 200
 FORWARD_ROUNDS = 40
 
+SUITE = "demo"
+SWITCHES, FORWARDS = "exchange", "forward"  # "what" of the two cases in the records
+
 State = Mapping[str, float] | str | None
 STATES: dict[str, State] = {
     "base": None,
@@ -56,7 +63,7 @@ STATES: dict[str, State] = {
 
 @dataclass
 class Demo:
-    """Everything the steps share; ``results`` becomes demo.json."""
+    """Everything the steps share; ``results`` and ``records`` become demo.json."""
 
     console: Console
     folder: Path
@@ -64,7 +71,16 @@ class Demo:
     base_path: Path
     tokenizer: Any
     corpora: dict[str, list[pairs.Pair]]
+    adapter_files: dict[str, Path]
     results: dict[str, Any] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+
+    def time(self, what: str, arms: Sequence[Arm], rounds: int) -> list[Record]:
+        """Times arms in turns, keeps the records, and gives them back."""
+        case = Case({"model": "minilm", "what": what}, arms, (ALL_WARM,), rounds)
+        records = run_case(SUITE, case)
+        self.records += records
+        return records
 
     def embed(self, sentences: Sequence[str]) -> Tensor:
         """(len(sentences), 384) unit-length embeddings, computed by the ExecuTorch program."""
@@ -113,6 +129,7 @@ def prepare(console: Console, folder: Path) -> Demo:
         base_path=base_path,
         tokenizer=load_tokenizer(),
         corpora={language: pairs.load_pairs(language) for language in LANGUAGES},
+        adapter_files=adapter_files,
     )
     table = Table("adapter", "entries", "file bytes", "bytes per entry", title="Adapters")
     rows = {}
@@ -206,26 +223,47 @@ def time_switches(demo: Demo) -> None:
     if any(baseline.parameters != entries for baseline in baselines):
         raise SystemExit("error: the LoRA baselines do not have as many parameters as entries")
 
-    def alternate(first: str, second: str) -> timing.Arm:
-        return timing.Arm(run=lambda: program.switch(second), prepare=lambda: program.switch(first))
+    adapters = {name: shira_runtime.Adapter.open(demo.adapter_files[name]) for name in ADAPTERS}
+    expected = ExpectedWeights(program, adapters)
 
-    arms = {"SHiRA de -> fr (1x16 blocks)": alternate("de", "fr")}
-    arms["SHiRA fr -> de-random (random mask)"] = alternate("fr", "de-random")
-    arms |= {baseline.name: timing.Arm(baseline.switch) for baseline in baselines}
-    program.switch("de")
-    samples = timing.interleave(arms, rounds=SWITCH_ROUNDS)
+    def alternate(first: str, second: str, masks: str) -> Arm:
+        return Arm(
+            f"SHiRA {first} -> {second} ({masks})",
+            lambda: stages_of(program.switch(second)),
+            prepare=lambda: program.switch(first),
+            check=lambda: expected.check_all(program, second),
+        )
+
+    records = demo.time(
+        SWITCHES,
+        [
+            alternate("de", "fr", "1x16 blocks"),
+            alternate("fr", "de-random", "random mask"),
+            *(
+                Arm(
+                    baseline.name,
+                    baseline.switch,
+                    role="baseline",
+                    counts={"parameters": baseline.parameters, "rank": LORA_RANK},
+                )
+                for baseline in baselines
+            ),
+        ],
+        SWITCH_ROUNDS,
+    )
     program.switch(None)
 
-    ours = next(iter(samples.values())).median_ms
+    ours = median(records[0].samples)
     table = Table(
         "what", "median ms", "p95 ms", "x", title="Exchange adapter A for B (later switches)"
     )
-    for name, arm in samples.items():
+    for record in records:
+        middle = median(record.samples)
         table.add_row(
-            name,
-            f"{arm.median_ms:.3f}",
-            f"{arm.percentile_ms(95):.3f}",
-            f"{arm.median_ms / ours:.1f}",
+            record.arm,
+            f"{middle / 1e6:.3f}",
+            f"{percentile(record.samples, 95) / 1e6:.3f}",
+            f"{middle / ours:.1f}",
         )
     demo.console.print(table)
     first = demo.results["states"]["de"]["switch"]["total_ns"] / 1e6
@@ -234,12 +272,6 @@ def time_switches(demo: Demo) -> None:
         f"{baselines[0].parameters:,} parameters. The first switch of all, which pays the "
         f"copy-on-write page faults, took {first:.2f} ms."
     )
-    demo.results["switch_times"] = {
-        "threads": 1,
-        "lora_parameters": {baseline.name: baseline.parameters for baseline in baselines},
-        "first_switch_ms": first,
-        "arms": {name: arm.to_json() for name, arm in samples.items()},
-    }
 
 
 def time_forwards(demo: Demo) -> None:
@@ -251,36 +283,40 @@ def time_forwards(demo: Demo) -> None:
     export_program.export_minilm(delegated_path, backend="xnnpack", force=True)
     delegated = Runtime.get().load_program(delegated_path).load_method("forward")
 
-    def after(state: State) -> timing.Arm:
-        def prepare() -> None:
-            program.switch(state)
-            program.forward(*batch)  # the arm below is about the steady state
+    def after(name: str, state: State) -> Arm:
+        return Arm(
+            name,
+            lambda: run(program.forward, *batch),
+            role="forward",
+            prepare=lambda: program.switch(state),
+        )
 
-        return timing.Arm(run=lambda: program.forward(*batch), prepare=prepare)
+    def run(forward: Callable[..., object], *inputs: object) -> None:
+        forward(*inputs)
 
-    samples = timing.interleave(
-        {
-            "base": after(None),
-            "adapter de": after("de"),
-            "base, delegated to XNNPACK": timing.Arm(lambda: delegated.execute(batch)),
-        },
-        rounds=FORWARD_ROUNDS,
+    records = demo.time(
+        FORWARDS,
+        [
+            after("base", None),
+            after("adapter de", "de"),
+            Arm(
+                "base, delegated to XNNPACK", lambda: run(delegated.execute, batch), role="forward"
+            ),
+        ],
+        FORWARD_ROUNDS,
     )
     program.switch(None)
-    base = samples["base"].median_ms
+    base = median(records[0].samples)
     table = Table("program", "median ms", "x base", title="One forward pass")
-    for name, arm in samples.items():
-        table.add_row(name, f"{arm.median_ms:.2f}", f"{arm.median_ms / base:.2f}")
+    for record in records:
+        middle = median(record.samples)
+        table.add_row(record.arm, f"{middle / 1e6:.2f}", f"{middle / base:.2f}")
     demo.console.print(table)
     demo.console.print(
         f"Batch of {batch[0].shape[0]} x {batch[0].shape[1]} tokens. A switched program must keep "
         "its weights outside the delegate: the last row is what that costs today. All rows use "
         "ExecuTorch's own thread pool as it is set up by default."
     )
-    demo.results["forward_times"] = {
-        "batch": list(batch[0].shape),
-        "arms": {name: arm.to_json() for name, arm in samples.items()},
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -290,15 +326,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     console = Console(width=120 if not sys.stdout.isatty() else None)
     demo = prepare(console, options.output)
-    demo.results["context"] = timing.machine_context() | {
-        "torch": torch.__version__,
-        "shira_runtime": shira_runtime.__version__,
-    }
+    context = machine_context()
     show_retrieval(demo)
     time_switches(demo)
     time_forwards(demo)
+    demo.results["bench"] = RunFile(context, tuple(demo.records)).to_json()
     json_path, plot_path = options.output / "demo.json", options.output / "demo.png"
-    json_path.write_text(json.dumps(demo.results, indent=1) + "\n")
+    sections = (f" {json.dumps(name)}: {json.dumps(part)}" for name, part in demo.results.items())
+    json_path.write_text("{\n" + ",\n".join(sections) + "\n}\n")
     figure.draw(demo.results, plot_path)
     console.print(f"Wrote {json_path} and {plot_path}.")
     return 0

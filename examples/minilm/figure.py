@@ -11,6 +11,9 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from shira_runtime.bench import RunFile
+from shira_runtime.bench.statistics import median
+
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Writes a PNG.
@@ -33,9 +36,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
     scores.set_ylim(0, 1)
     scores.legend(loc="upper right")
 
-    arms = results["switch_times"]["arms"]
-    names = list(arms)
-    medians = [arms[name]["median_ms"] for name in names]
+    run = RunFile.from_json(results["bench"])
+    arms = [record for record in run.records if record.case["what"] == "exchange"]
+    names = [record.arm for record in arms]
+    medians = [median(record.samples) / 1e6 for record in arms]
     bars = times.barh(
         names, medians, color=["tab:green" if "SHiRA" in n else "tab:gray" for n in names]
     )

@@ -29,7 +29,7 @@ from shira_runtime.commands.inputs import Inputs, read_inputs
 from shira_runtime.commands.output import Json, Misuse, note, print_json, print_table
 
 _WHAT_DEMO_LEFT = Path("build", "demo")
-_OUTPUT = Path("build", "bench")
+_OUTPUT = Path("build", "bench", "runs")
 
 
 def bench(
@@ -98,7 +98,7 @@ def bench(
     else:
         if model is None:
             model, adapters = _what_demo_left()
-            output = output or _OUTPUT / "demo-model.json"
+            output = output or _OUTPUT / "model.json"
         opened = by_name(open_adapters(adapters or (), names, tiers, index_from))
         if not 1 <= len(opened) <= 2:
             raise Misuse("name one or two adapters to switch between")

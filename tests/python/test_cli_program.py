@@ -282,7 +282,7 @@ def test_bench_runs_the_suites_of_a_checkout(
     assert cli.main(["bench", "--suite", "other"]) == 2
     assert "tiny: to see that suites run" in capsys.readouterr().err
     assert cli.main(["bench", "--suite", "tiny", "--rounds", "3"]) == 0
-    (record,) = RunFile.read(tmp_path / "build" / "bench" / "tiny.json").records
+    (record,) = RunFile.read(tmp_path / "build" / "bench" / "runs" / "tiny.json").records
     assert (record.suite, record.arm, len(record.samples)) == ("tiny", "nothing", 3)
     assert cli.main(["bench", "model.pte", "--suite", "tiny"]) == 2
     for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
