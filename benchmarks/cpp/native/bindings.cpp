@@ -171,6 +171,7 @@ void bind_lora(py::module_& module) {
 void bind_memory(py::module_& module) {
   py::class_<Buffer>(module, "Buffer", py::buffer_protocol())
       .def(py::init<size_t, bool>(), py::arg("size_bytes"), py::arg("huge_pages"))
+      .def("advise", &Buffer::advise, py::arg("huge_pages"))
       .def("drop", &Buffer::drop)
       .def_buffer([](Buffer& buffer) {
         return py::buffer_info(buffer.data(), 1, "B",

@@ -24,8 +24,7 @@ class Buffer {
     const auto address = reinterpret_cast<uintptr_t>(reserved_);
     const uintptr_t aligned = (address + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
     data_ = reinterpret_cast<unsigned char*>(aligned);
-    // A kernel without transparent huge pages refuses both, and then has small ones only.
-    madvise(data_, size_bytes_, huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    advise(huge_pages);
   }
   ~Buffer() { munmap(reserved_, reserved_bytes_); }
   Buffer(const Buffer&) = delete;
@@ -33,6 +32,12 @@ class Buffer {
 
   unsigned char* data() { return data_; }
   size_t size_bytes() const { return size_bytes_; }
+
+  /// Says which pages the memory gets where it has none yet.
+  void advise(bool huge_pages) {
+    // A kernel without transparent huge pages refuses both, and then has small ones only.
+    madvise(data_, size_bytes_, huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  }
 
   /// Gives the pages back: the next access to each is a page fault, as in a fresh mapping.
   void drop() { madvise(data_, size_bytes_, MADV_DONTNEED); }
