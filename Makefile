@@ -64,8 +64,9 @@ $(STAMPS)/models: Makefile | $(STAMPS)/venv
 	@touch $@
 
 $(STAMPS)/packages: pyproject.toml constraints.txt $(STAMPS)/torch
-	@echo "set-up: build tools and Python packages"
-	@$(PIP) -c constraints.txt scikit-build-core pybind11 cmake ninja
+	@echo "set-up: build tools, and the ExecuTorch that the engine is built with"
+	@$(PIP) -c constraints.txt scikit-build-core pybind11 cmake ninja \
+	  "$$(grep -oE 'executorch==[0-9.]+' pyproject.toml | head -n 1)"
 	@touch $@
 
 # Editable: Python changes count at once, C++ changes through this rule.
@@ -250,7 +251,7 @@ lint-mypy: setup build/typecheck
 
 lint-stubs: setup build/typecheck
 	@MYPYPATH=build/typecheck $(VENV)/bin/stubtest --allowlist .ci/stubtest-allowlist.txt \
-	  shira_runtime._core
+	  shira_runtime._core shira_runtime._executorch
 
 lint-clang-format: setup
 	@$(VENV)/bin/clang-format --dry-run -Werror $(CPP_FILES)

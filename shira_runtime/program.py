@@ -29,8 +29,8 @@ class Source(Protocol):
     def check_attached(self) -> None:
         """Raise DETACHED if a weight is no longer in the memory that was registered."""
 
-    def forward(self, inputs: tuple[Any, ...]) -> Any:
-        """Run the model."""
+    def forward(self, inputs: tuple[Any, ...], method: str | None) -> Any:
+        """Run the model, or the method of this name."""
 
 
 class Program:
@@ -253,26 +253,30 @@ class Program:
 
     # --- running ---
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, method: str | None = None) -> Any:
         """Run the model while no switch can happen.
 
         Args:
-            inputs: for an ExecuTorch program torch tensors, numpy arrays or Python numbers, in the
-                shapes and dtypes of the exported method; for a torch module whatever it takes.
+            inputs: for an ExecuTorch program numpy arrays, tensors (whatever has ``__array__`` or
+                ``__dlpack__``) or Python numbers, in the shapes and dtypes of the exported method;
+                for a torch module whatever it takes.
+            method: the method of an ExecuTorch program, by default the one named to `load_program`.
 
         Returns:
-            For an ExecuTorch program a list of torch tensors, one per output of the method; for a
-            torch module whatever it returns.
+            For an ExecuTorch program a list with an item per output of the method: numpy arrays,
+            bfloat16 as `ml_dtypes.bfloat16`, and Python numbers; with ``engine="torch"`` torch
+            tensors. The arrays are the caller's own. For a torch module whatever it returns.
 
         Raises:
-            UsageError: NOT_SUPPORTED for plain arrays, or inputs that the method refuses.
+            UsageError: INVALID_ARGUMENT for inputs that the method refuses; NOT_SUPPORTED for plain
+                arrays, and in a process that was forked after the program was loaded.
         """
         depth = getattr(self._forwards, "depth", 0)
         if depth == 0:
             self._core.begin_forward()
         self._forwards.depth = depth + 1
         try:
-            return self._source.forward(inputs)
+            return self._source.forward(inputs, method)
         finally:
             self._forwards.depth = depth
             if depth == 0:

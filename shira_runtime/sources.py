@@ -7,17 +7,21 @@ import importlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shira_runtime import _core
+from shira_runtime import engine as engines
 from shira_runtime.errors import error_of
 from shira_runtime.program import Program
 
 __all__ = ["from_numpy", "from_torch", "load_program"]
+
+Engine = Literal["executorch", "torch"]
+"""Who loads and runs a program; see `load_program`."""
 
 _MAXIMUM_ELEMENTS = 2**32 - 1
 _MAXIMUM_RANK = 8
@@ -25,22 +29,33 @@ _MAXIMUM_RANK = 8
 
 def load_program(
     path: str | os.PathLike[str],
-    data_path: str | os.PathLike[str] | None = None,
+    data_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     *,
     method: str = "forward",
+    methods: Sequence[str] = (),
+    engine: Engine = "torch",
     public_key: bytes | None = None,
 ) -> Program:
     """Load an ExecuTorch program and make its weights switchable.
 
-    Needs the ``executorch`` extra. The program's mapping of the file becomes private to this
-    process and writable; the file itself is never written. Only constants that the program names
-    can be switched (``shira program`` exports them so), and only those that no delegate has packed:
+    Needs the ``executorch`` extra. The program's mapping of the file is private to this process and
+    writable; the file itself is never written. Only constants that the program names can be
+    switched (``shira program`` exports them so), and only those that no delegate has packed:
     `Program.unpatchable` lists the others.
+
+    A forked child may switch its own copy of the weights; to run the model it loads the program
+    again.
 
     Args:
         path: a .pte file.
-        data_path: the .ptd file with the program's weights, if they are not in the .pte.
+        data_path: the .ptd file with the program's weights, or several, if they are not in the
+            .pte.
         method: the method that `Program.forward` runs.
+        methods: others to load, which share its weights and have buffers of their own; for
+            ``engine="executorch"``.
+        engine: "executorch" runs the program by ExecuTorch's libraries alone: arrays in, arrays
+            out, and torch is never imported. "torch" goes through ``executorch.runtime``: torch
+            tensors out, and one .ptd file at most.
         public_key: accept only adapters signed by this key; see `Program.require_signature`.
 
     Raises:
@@ -48,8 +63,25 @@ def load_program(
         FileError: a file cannot be read.
         UsageError: the program has no such method.
         AttachError: the weights cannot be found in memory.
+        ImportError: ExecuTorch is missing, or not the version that this package was built with.
     """
-    paths = [os.fspath(p) for p in (path, data_path) if p is not None]
+    if data_path is None:
+        data_paths = []
+    elif isinstance(data_path, (str, bytes, os.PathLike)):
+        data_paths = [os.fspath(data_path)]
+    else:
+        data_paths = [os.fspath(each) for each in data_path]
+    if engine == "executorch":
+        core, source = engines.load(os.fspath(path), data_paths, method, methods)
+        return Program(core, source, public_key)
+    if engine != "torch":
+        raise error_of("INVALID_ARGUMENT", f"engine is {engine!r}, not 'executorch' or 'torch'")
+    if methods or len(data_paths) > 1:
+        raise error_of("NOT_SUPPORTED", "engine 'torch' loads one method and one data file at most")
+    return _load_with_torch([os.fspath(path), *data_paths], method, public_key)
+
+
+def _load_with_torch(paths: list[str], method: str, public_key: bytes | None) -> Program:
     files = [_core.ProgramFile.read(os.fsencode(p)) for p in paths]
     try:
         runtime = importlib.import_module("executorch.runtime").Runtime.get()
@@ -65,7 +97,9 @@ def load_program(
             raise error_of("INVALID_ARGUMENT", f"{paths[0]} has no method {method!r}, only {known}")
         live = loaded.load_method(method)
     except RuntimeError as error:
-        hint = "" if data_path else " (are its weights in a .ptd file? Then data_path names it)"
+        hint = (
+            "" if len(paths) > 1 else " (are its weights in a .ptd file? Then data_path names it)"
+        )
         raise error_of(
             "BAD_PROGRAM_FILE", f"ExecuTorch cannot load {method!r}: {error}{hint}", file=paths[0]
         ) from error
@@ -208,9 +242,11 @@ class _MemorySource:
                     tensor=name,
                 )
 
-    def forward(self, inputs: tuple[Any, ...]) -> Any:
+    def forward(self, inputs: tuple[Any, ...], method: str | None) -> Any:
         if self._module is None:
             raise error_of("NOT_SUPPORTED", "plain arrays have no forward pass")
+        if method is not None:
+            raise error_of("NOT_SUPPORTED", "only an ExecuTorch program has methods to choose from")
         return self._module(*inputs)
 
 
@@ -227,7 +263,9 @@ class ExecutorchSource:
     def check_attached(self) -> None:
         pass
 
-    def forward(self, inputs: tuple[Any, ...]) -> list[Any]:
+    def forward(self, inputs: tuple[Any, ...], method: str | None) -> list[Any]:
+        if method is not None:
+            raise error_of("NOT_SUPPORTED", "engine 'torch' runs the method that was loaded only")
         torch = importlib.import_module("torch")
         tensors = [
             torch.from_numpy(np.require(value, requirements=["C", "W"]))

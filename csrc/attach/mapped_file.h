@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -40,5 +41,15 @@ struct Anchor {
 /// REQUIRES: the program is not being unloaded meanwhile; forward passes may run.
 Result<std::vector<TensorSpec>> attach_mapped_file(const std::string& path,
                                                    const std::vector<Anchor>& anchors);
+
+/// Attach mode C: the loader is ours and has mapped the whole of `path` from byte 0 on at
+/// `mapping`, private and writable, so that nothing has to be replaced. Returns the tensors of
+/// `names`, whose regions keep `mapping` alive; whoever lets go of it last unmaps it.
+///
+/// DETACHED (`mapping` does not show the file that is at `path` now), READ_ONLY, UNKNOWN_TENSOR,
+/// NOT_SUPPORTED (the constant cannot be patched), OUT_OF_MEMORY, and those of read_program_file().
+Result<std::vector<TensorSpec>> attach_own_mapping(const std::string& path,
+                                                   const std::shared_ptr<uint8_t>& mapping,
+                                                   const std::vector<std::string>& names);
 
 }  // namespace shira

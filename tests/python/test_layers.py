@@ -14,16 +14,26 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# base <- format, kernels <- runtime <- attach <- executorch, capi <- {python, jni}
+# base <- format, kernels <- packed, runtime <- attach <- executorch, capi <- {python, jni}
 MAY_INCLUDE: dict[str, set[str]] = {
     "base": {"status.def", "xxhash"},
     "format": {"base"},
     "kernels": {"base"},
     "runtime": {"base", "format", "kernels"},
     "attach": {"base", "format", "runtime"},
-    "executorch": {"base", "format", "runtime", "attach"},
+    "executorch": {"base", "format", "packed", "runtime", "attach"},
     "capi": {"base", "format", "kernels", "runtime", "attach", "status.def", "shira.h"},
-    "python": {"base", "format", "kernels", "runtime", "attach", "capi", "status.def", "shira.h"},
+    "python": {
+        "base",
+        "format",
+        "kernels",
+        "runtime",
+        "attach",
+        "executorch",
+        "capi",
+        "status.def",
+        "shira.h",
+    },
     "jni": {"shira.h", "status.def"},
     "include": {"status.def"},
 }

@@ -1,0 +1,290 @@
+// Putting files, methods and weights together.
+// SPDX-License-Identifier: Apache-2.0
+#include "executorch/executorch_program.h"
+
+#include <executorch/extension/flat_tensor/flat_tensor_data_map.h>
+#include <executorch/extension/named_data_map/merged_data_map.h>
+#include <executorch/runtime/backend/backend_options_map.h>
+#include <executorch/runtime/backend/options.h>
+#include <executorch/runtime/executor/program.h>
+#include <executorch/runtime/platform/runtime.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "attach/mapped_file.h"
+#include "attach/program_file.h"
+#include "executorch/loaded_method.h"
+#include "executorch/log_capture.h"
+#include "executorch/private_mapping.h"
+
+namespace shira {
+
+namespace et = executorch::runtime;
+using executorch::extension::FlatTensorDataMap;
+using executorch::extension::merged_data_map::MergedDataMap;
+
+namespace {
+
+constexpr const char* kXnnpack = "XnnpackBackend";
+
+/// One .pte or .ptd.
+struct ModelFile {
+  explicit ModelFile(ProgramFile file_tables, std::shared_ptr<PrivateMapping> file_mapping)
+      : tables(std::move(file_tables)), mapping(std::move(file_mapping)), loader(mapping) {}
+
+  const ProgramFile tables;
+  const std::shared_ptr<PrivateMapping> mapping;
+  MappingLoader loader;
+  std::optional<FlatTensorDataMap> data_map;  // of a .ptd
+};
+
+Result<std::unique_ptr<ModelFile>> open_file(const std::string& path, bool is_data) {
+  SHIRA_ASSIGN(ProgramFile tables, read_program_file(path));
+  if (tables.is_ptd != is_data) {
+    return Error{Status::BAD_PROGRAM_FILE,
+                 is_data ? "this is a program, where a data file (.ptd) is expected"
+                         : "this is a data file (.ptd), where a program (.pte) is expected",
+                 path};
+  }
+  SHIRA_ASSIGN(std::shared_ptr<PrivateMapping> mapping, PrivateMapping::map(path));
+  return std::make_unique<ModelFile>(std::move(tables), std::move(mapping));
+}
+
+std::string join(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+}  // namespace
+
+// Destroyed from the last to the first: methods before the program and the files they point into,
+// and the weights first of all.
+struct ExecutorchProgram::State {
+  pid_t process = getpid();
+  std::vector<std::unique_ptr<ModelFile>> files;  // the .pte, then the .ptd's
+  std::optional<et::Program> image;
+  std::vector<const et::NamedDataMap*> data_maps;
+  std::optional<MergedDataMap> merged_data;
+  std::optional<PackedCache> packed_cache;
+  et::BackendOptions<2> xnnpack_options;
+  et::LoadBackendOptionsMap backend_options;
+  std::vector<std::string> method_names;  // of the file, in its order
+  std::vector<std::unique_ptr<LoadedMethod>> methods;
+  std::map<std::string, std::string> unpatchable;
+  Program program;
+
+  Result<void> open(const std::string& path, const std::vector<std::string>& data_paths);
+  Result<void> merge_data();
+  Result<void> give_xnnpack_a_cache();
+  Result<void> load_methods(std::vector<std::string> wanted);
+  Result<void> attach();
+  std::string why_unpatchable(const ModelFile& file, const ProgramTensor& tensor) const;
+  LoadedMethod* find(const std::string& name) const;
+  Error no_such_method(const std::string& name) const;
+};
+
+Result<void> ExecutorchProgram::State::open(const std::string& path,
+                                            const std::vector<std::string>& data_paths) {
+  SHIRA_ASSIGN(std::unique_ptr<ModelFile> program_file, open_file(path, false));
+  files.push_back(std::move(program_file));
+  for (const std::string& data_path : data_paths) {
+    SHIRA_ASSIGN(std::unique_ptr<ModelFile> data_file, open_file(data_path, true));
+    files.push_back(std::move(data_file));
+  }
+  const LogCapture capture;
+  et::Result<et::Program> loaded =
+      et::Program::load(&files[0]->loader, et::Program::Verification::InternalConsistency);
+  if (!loaded.ok())
+    return capture.error(Status::BAD_PROGRAM_FILE, "ExecuTorch cannot load the program",
+                         loaded.error());
+  image.emplace(std::move(*loaded));
+  for (size_t i = 0; i < image->num_methods(); ++i) {
+    const et::Result<const char*> name = image->get_method_name(i);
+    if (!name.ok()) return Error{Status::BAD_PROGRAM_FILE, "a method has no name"};
+    method_names.emplace_back(*name);
+  }
+  return merge_data();
+}
+
+Result<void> ExecutorchProgram::State::merge_data() {
+  for (size_t i = 1; i < files.size(); ++i) {
+    const LogCapture capture;
+    et::Result<FlatTensorDataMap> map = FlatTensorDataMap::load(&files[i]->loader);
+    if (!map.ok()) {
+      Error error =
+          capture.error(Status::BAD_PROGRAM_FILE, "ExecuTorch cannot load the data", map.error());
+      error.file = files[i]->tables.path;
+      return error;
+    }
+    files[i]->data_map.emplace(std::move(*map));
+    data_maps.push_back(&*files[i]->data_map);
+  }
+  if (data_maps.size() < 2) return {};
+  const LogCapture capture;
+  et::Result<MergedDataMap> merged =
+      MergedDataMap::load(et::Span<const et::NamedDataMap*>(data_maps.data(), data_maps.size()));
+  if (!merged.ok())
+    return capture.error(Status::DUPLICATE_NAME, "the data files cannot be used together",
+                         merged.error());
+  merged_data.emplace(std::move(*merged));
+  return {};
+}
+
+/// Only a program of that delegate needs one, and it has to be there before the first method is.
+Result<void> ExecutorchProgram::State::give_xnnpack_a_cache() {
+  SHIRA_ASSIGN(PackedCache cache, PackedCache::make());
+  packed_cache.emplace(std::move(cache));
+  const bool is_set =
+      xnnpack_options.set_option("weight_cache_enabled", true) == et::Error::Ok &&
+      xnnpack_options.set_option("packed_cache_path", packed_cache->path().c_str()) ==
+          et::Error::Ok &&
+      backend_options.set_options(kXnnpack, xnnpack_options.view()) == et::Error::Ok;
+  if (!is_set) return Error{Status::NOT_SUPPORTED, "XNNPACK does not take its options"};
+  return {};
+}
+
+Result<void> ExecutorchProgram::State::load_methods(std::vector<std::string> wanted) {
+  if (wanted.empty()) wanted = method_names;
+  for (const std::string& name : wanted) {
+    if (std::find(method_names.begin(), method_names.end(), name) == method_names.end())
+      return no_such_method(name);
+    const et::Result<et::MethodMeta> meta = image->method_meta(name.c_str());
+    if (meta.ok() && meta->uses_backend(kXnnpack) && !packed_cache)
+      SHIRA_TRY(give_xnnpack_a_cache());
+  }
+  const et::NamedDataMap* data = merged_data         ? &*merged_data
+                                 : data_maps.empty() ? nullptr
+                                                     : data_maps.front();
+  for (const std::string& name : method_names) {
+    if (std::find(wanted.begin(), wanted.end(), name) == wanted.end()) continue;
+    Result<std::unique_ptr<LoadedMethod>> method =
+        LoadedMethod::load(*image, name, data, backend_options);
+    if (!method.ok()) {
+      if (files.size() == 1 && method.error().status == Status::BAD_PROGRAM_FILE)
+        method.error().message += " (are its weights in a .ptd file? Then data_path names it)";
+      return method.error();
+    }
+    methods.push_back(std::move(method.value()));
+  }
+  return {};
+}
+
+/// Empty when a method computes with the constant where the file is mapped.
+std::string ExecutorchProgram::State::why_unpatchable(const ModelFile& file,
+                                                      const ProgramTensor& tensor) const {
+  if (!tensor.patchable) return tensor.why_not;
+  const void* const place = file.mapping->data() + tensor.offset_bytes;
+  bool is_held = false;
+  for (const auto& method : methods) {
+    const void* const found = method->find_constant(tensor.name);
+    if (found == nullptr) continue;
+    if (found != place)
+      return "method '" + method->info().name + "' computes with a copy of it, which it may change";
+    is_held = true;
+  }
+  if (is_held) return {};
+  return methods.size() == 1
+             ? "method '" + methods[0]->info().name + "' does not hold it: unused or delegated"
+             : "no loaded method holds it: unused or delegated";
+}
+
+Result<void> ExecutorchProgram::State::attach() {
+  std::vector<TensorSpec> specs;
+  for (const auto& file : files) {
+    std::vector<std::string> names;
+    for (const ProgramTensor& tensor : file->tables.tensors) {
+      const std::string reason = why_unpatchable(*file, tensor);
+      if (reason.empty()) {
+        names.push_back(tensor.name);
+      } else {
+        unpatchable.emplace(tensor.name, reason);
+      }
+    }
+    file->mapping->keep_pages();
+    if (names.empty()) continue;
+    const std::shared_ptr<uint8_t> bytes(file->mapping, file->mapping->data());
+    SHIRA_ASSIGN(std::vector<TensorSpec> attached,
+                 attach_own_mapping(file->tables.path, bytes, names));
+    std::move(attached.begin(), attached.end(), std::back_inserter(specs));
+  }
+  if (specs.empty()) return {};
+  return program.add_tensors(std::move(specs));
+}
+
+LoadedMethod* ExecutorchProgram::State::find(const std::string& name) const {
+  for (const auto& method : methods) {
+    if (method->info().name == name) return method.get();
+  }
+  return nullptr;
+}
+
+Error ExecutorchProgram::State::no_such_method(const std::string& name) const {
+  const bool is_known =
+      std::find(method_names.begin(), method_names.end(), name) != method_names.end();
+  return {Status::INVALID_ARGUMENT,
+          is_known ? "method '" + name + "' was not asked for when the program was loaded"
+                   : "it has no method '" + name + "', only " + join(method_names),
+          files[0]->tables.path};
+}
+
+ExecutorchProgram::ExecutorchProgram(std::unique_ptr<State> state) : state_(std::move(state)) {}
+ExecutorchProgram::~ExecutorchProgram() = default;
+
+Result<std::unique_ptr<ExecutorchProgram>> ExecutorchProgram::load(const std::string& path,
+                                                                   const Options& options) {
+  et::runtime_init();
+  auto state = std::make_unique<State>();
+  const auto steps = [&]() -> Result<void> {
+    SHIRA_TRY(state->open(path, options.data_paths));
+    SHIRA_TRY(state->load_methods(options.methods));
+    return state->attach();
+  };
+  if (Result<void> loaded = steps(); !loaded.ok()) {
+    if (loaded.error().file.empty()) loaded.error().file = path;
+    return loaded.error();
+  }
+  return std::unique_ptr<ExecutorchProgram>(new ExecutorchProgram(std::move(state)));
+}
+
+Program& ExecutorchProgram::program() { return state_->program; }
+
+const std::map<std::string, std::string>& ExecutorchProgram::unpatchable() const {
+  return state_->unpatchable;
+}
+
+std::vector<MethodInfo> ExecutorchProgram::methods() const {
+  std::vector<MethodInfo> infos;
+  for (const auto& method : state_->methods) infos.push_back(method->info());
+  return infos;
+}
+
+Result<std::vector<Value>> ExecutorchProgram::forward(const std::string& method,
+                                                      const std::vector<Value>& inputs) {
+  state_->program.begin_forward();
+  Result<std::vector<Value>> outputs = execute(method, inputs);
+  state_->program.end_forward();
+  return outputs;
+}
+
+Result<std::vector<Value>> ExecutorchProgram::execute(const std::string& method,
+                                                      const std::vector<Value>& inputs) {
+  if (getpid() != state_->process) {
+    return Error{Status::NOT_SUPPORTED,
+                 "this process was forked after the program was loaded: load it again here",
+                 state_->files[0]->tables.path};
+  }
+  LoadedMethod* const loaded = state_->find(method);
+  if (loaded == nullptr) return state_->no_such_method(method);
+  return loaded->execute(inputs);
+}
+
+Result<std::vector<PackedEntry>> ExecutorchProgram::packed_weights() const {
+  if (!state_->packed_cache) return std::vector<PackedEntry>{};
+  return state_->packed_cache->read_index();
+}
+
+}  // namespace shira

@@ -1,0 +1,71 @@
+// ExecutorchProgram: an ExecuTorch program that we load and run ourselves, with weights to switch.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "executorch/packed_cache.h"
+#include "executorch/value.h"
+#include "runtime/program.h"
+
+namespace shira {
+
+/// Files, methods and their memory, and the Program over their weights. Neither Python nor torch is
+/// needed; the application links libexecutorch and whatever kernels and delegates its model uses.
+///
+/// Thread-safe: passes of one method wait for each other, those of different methods run side by
+/// side, and a switch waits for all of them (law I9).
+///
+/// After fork() the child may switch its own copy of the weights, but not run the model: neither
+/// ExecuTorch's threads nor what a delegate shares with the parent survive that. execute() refuses
+/// it (NOT_SUPPORTED); load the program again there.
+class ExecutorchProgram {
+ public:
+  struct Options {
+    std::vector<std::string> data_paths;  // .ptd files with the program's weights
+    std::vector<std::string> methods;     // to be loaded; empty: all
+  };
+
+  /// Loads a .pte. BAD_PROGRAM_FILE with what ExecuTorch says, TRUNCATED, IO_ERROR,
+  /// INVALID_ARGUMENT (no such method, naming those that there are), DUPLICATE_NAME (two files have
+  /// a weight of the same name), OUT_OF_MEMORY.
+  static Result<std::unique_ptr<ExecutorchProgram>> load(const std::string& path,
+                                                         const Options& options);
+
+  ~ExecutorchProgram();
+  ExecutorchProgram(const ExecutorchProgram&) = delete;
+  ExecutorchProgram& operator=(const ExecutorchProgram&) = delete;
+
+  /// The weights: adapters are added to it and switched there.
+  Program& program();
+
+  /// Named constants that no adapter can touch, each with the reason.
+  const std::map<std::string, std::string>& unpatchable() const;
+
+  /// The loaded methods, in the order of the file.
+  std::vector<MethodInfo> methods() const;
+
+  /// One pass of a method, while no switch can happen. INVALID_ARGUMENT (no such method, or inputs
+  /// that it does not take, naming what it wants), NOT_SUPPORTED.
+  Result<std::vector<Value>> forward(const std::string& method, const std::vector<Value>& inputs);
+
+  /// The same for a caller that has called program().begin_forward() itself, as for several passes
+  /// with the same weights.
+  Result<std::vector<Value>> execute(const std::string& method, const std::vector<Value>& inputs);
+
+  /// What the XNNPACK delegate has packed for this program. Empty without such a delegate.
+  Result<std::vector<PackedEntry>> packed_weights() const;
+
+ private:
+  struct State;
+  explicit ExecutorchProgram(std::unique_ptr<State> state);
+
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace shira
