@@ -70,5 +70,31 @@ TEST(ProgramMemory, EveryFailedAllocationLeavesTheStateAsItWas) {
   EXPECT_EQ(model.live(), model.pristine());
 }
 
+// What is said about a wrong base is found out after the stores were undone, and takes memory, too.
+TEST(ProgramMemory, AWrongBaseIsUndoneWithoutMemory) {
+  std::mt19937_64 random(4);
+  Model model;
+  model.tensors.push_back(
+      make_tensor("w", Dtype::f32, {300, 300}, random_bytes(random, Dtype::f32, 90000)));
+  AdapterInput input;
+  input.name = "wrong";
+  input.tensors = {random_tensor(random, model.tensors[0], ValueKind::target, 0.3)};
+  input.tensors[0].fingerprint[0] ^= 1;
+  Program program;
+  model.register_with(&program);
+  ASSERT_TRUE(program.add_adapter(seal(input).source, {}).ok());
+  int failure_count = 0;
+  for (Status status = Status::OUT_OF_MEMORY; status != Status::BASE_MISMATCH; ++failure_count) {
+    allocations_left = failure_count;
+    counting = true;
+    status = program.switch_to({{"wrong", 1}}).error().status;
+    counting = false;
+    ASSERT_TRUE(status == Status::OUT_OF_MEMORY || status == Status::BASE_MISMATCH);
+    ASSERT_EQ(model.live(), model.pristine());
+    ASSERT_TRUE(program.active().empty());
+  }
+  EXPECT_GT(failure_count, 2);
+}
+
 }  // namespace
 }  // namespace shira::testing

@@ -167,6 +167,117 @@ TEST(ProgramOracle, ThousandsOfSwitchesEqualTheOracle) {
   }
 }
 
+/// The adapter's positions and their shape, on every tensor of the model.
+template <typename IndexOf>
+TestAdapter shaped_adapter(std::mt19937_64& random, const std::string& name, const Model& model,
+                           IndexCodec codec, const IndexOf& index_of) {
+  AdapterInput input;
+  input.name = name;
+  for (const LiveTensor& base : model.tensors) {
+    TensorInput tensor = tensor_of(base, ValueKind::target);
+    tensor.codec = codec;
+    tensor.index = index_of(static_cast<uint32_t>(base.numel()));
+    set_random_values(random, base, static_cast<ValueCodec>(base.dtype), &tensor);
+    tensor.set_base(base.pristine);
+    input.tensors.push_back(std::move(tensor));
+  }
+  return seal(input);
+}
+
+/// Masks that meet in every way: single entries and runs, overlapping and apart, of one giant run,
+/// with borders where tiles and tasks have theirs, shared by two adapters.
+Adapters adapters_of_many_tiles(std::mt19937_64& random, const Model& model) {
+  Adapters adapters;
+  const auto add = [&](const std::string& name, IndexCodec codec, const auto& index_of) {
+    adapters.emplace(name, shaped_adapter(random, name, model, codec, index_of));
+  };
+  const auto range = [](uint32_t begin, uint32_t end) {
+    std::vector<uint32_t> index;
+    for (uint32_t i = begin; i < end; ++i) index.push_back(i);
+    return index;
+  };
+  for (const char* name : {"entries", "others"}) {
+    add(name, IndexCodec::gaps8,
+        [&](uint32_t numel) { return random_index(random, IndexCodec::gaps8, 1, numel, 0.3); });
+  }
+  add("runs", IndexCodec::runs,
+      [&](uint32_t numel) { return random_index(random, IndexCodec::runs, 1, numel, 0.05); });
+  add("everything", IndexCodec::runs, [&](uint32_t numel) { return range(0, numel); });
+  add("a tile", IndexCodec::runs, [&](uint32_t) { return range(0, 4096); });
+  add("its neighbour", IndexCodec::runs, [&](uint32_t) { return range(4096, 8192); });
+  add("across tasks", IndexCodec::runs, [&](uint32_t) { return range(32767, 32769); });
+  for (const char* name : {"odd", "odd again"}) {
+    add(name, IndexCodec::gaps8, [&](uint32_t numel) {
+      std::vector<uint32_t> index;
+      for (uint32_t i = 1; i < numel; i += 2) index.push_back(i);
+      return index;
+    });
+  }
+  return adapters;
+}
+
+TEST(ProgramOracle, TenThousandSwitchesOverManyTiles) {
+  SCOPED_TRACE("SHIRA_TEST_SEED=" + std::to_string(seed()));
+  std::mt19937_64 random(seed());
+  Model model;
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
+    model.tensors.push_back(
+        make_tensor(dtype_name(dtype), dtype, {200, 350}, random_bytes(random, dtype, 70000)));
+  }
+  const Adapters adapters = adapters_of_many_tiles(random, model);
+  std::vector<std::vector<Member>> states = {{}};
+  for (const auto& [name, adapter] : adapters) states.push_back({{name, 1}});
+  for (const float scale : {0.5F, -2.0F}) states.push_back({{"odd", scale}});
+  states.push_back({{"entries", 1}, {"runs", 1}});
+  states.push_back({{"odd", 1}, {"odd again", 0.3F}});
+
+  // What the model says of each state, and how many elements two of them differ in.
+  std::vector<Expected> expected;
+  for (const auto& members : states) expected.push_back(expected_state(model, adapters, members));
+  std::map<std::pair<size_t, size_t>, uint64_t> known_changes;
+  const auto changes = [&](size_t from, size_t to) {
+    const auto [known, is_new] = known_changes.emplace(std::make_pair(from, to), 0);
+    for (size_t t = 0; is_new && t < model.tensors.size(); ++t) {
+      const size_t width = dtype_bytes(model.tensors[t].dtype);
+      for (size_t i = 0; i < expected[from].bytes[t].size(); i += width)
+        known->second +=
+            std::memcmp(&expected[from].bytes[t][i], &expected[to].bytes[t][i], width) != 0;
+    }
+    return known->second;
+  };
+
+  Program program;
+  model.register_with(&program);
+  add_all(adapters, &program);
+  size_t state = 0;
+  uint64_t epoch = 0;
+  for (int step = 0; step < 10000; ++step) {
+    const size_t next = random() % states.size();
+    if (step % 97 == 0) {
+      ASSERT_TRUE(program.set_thread_count(1 + random() % 4).ok());
+    }
+    if (step % 31 == 0) {  // forgets what was saved and remembered
+      const std::string& name = std::next(adapters.begin(), random() % adapters.size())->first;
+      const auto is_it = [&](const Member& member) { return member.name == name; };
+      if (std::none_of(states[state].begin(), states[state].end(), is_it)) {
+        AddOptions options;
+        options.name = name;
+        ASSERT_TRUE(program.remove_adapter(name).ok());
+        ASSERT_TRUE(program.add_adapter(adapters.at(name).source, options).ok());
+      }
+    }
+    const Result<SwitchReport> result = program.switch_to(states[next]);
+    ASSERT_TRUE(result.ok()) << result.error().message;
+    ASSERT_TRUE(model.live() == expected[next].bytes) << "from " << state << " to " << next;
+    ASSERT_EQ(result.value().elements_changed, changes(state, next))
+        << "from " << state << " to " << next << ", step " << step;
+    epoch += changes(state, next) > 0 ? 1 : 0;
+    ASSERT_EQ(result.value().epoch, epoch);
+    state = next;
+  }
+  ASSERT_TRUE(model.guards_intact());
+}
+
 TEST(ProgramOracle, TheOrderOfMembersAndOfTheirAdditionDoesNotMatter) {
   std::mt19937_64 random(7);
   Model model = three_dtypes(random);
