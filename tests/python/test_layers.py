@@ -19,6 +19,7 @@ MAY_INCLUDE: dict[str, set[str]] = {
     "base": {"status.def", "xxhash"},
     "format": {"base"},
     "kernels": {"base"},
+    "packed": {"base", "kernels"},
     "runtime": {"base", "format", "kernels"},
     "attach": {"base", "format", "runtime"},
     "executorch": {"base", "format", "packed", "runtime", "attach"},
