@@ -293,6 +293,22 @@ TARGETS = (
         per_entry=True,
     ),
     Target(
+        "LLaMA2-7B, f16, 13 GB in memory: from a warm file to ready weights, 1 % random",
+        "seconds",
+        "llama7b",
+        "open to ready, random",
+        limit=0.40,
+        regime=_COLD,
+    ),
+    Target(
+        "LLaMA2-7B, f16, 13 GB in memory: from a warm file to ready weights, 1 % rows",
+        "seconds",
+        "llama7b",
+        "open to ready, rows",
+        limit=0.12,
+        regime=_COLD,
+    ),
+    Target(
         "forward pass after a switch: of the base's",
         "equal",
         "model",
