@@ -247,7 +247,7 @@ build/typecheck: $(PYTHON_SOURCES)
 
 lint-mypy: setup build/typecheck
 	@$(VENV)/bin/mypy build/typecheck/shira_runtime $(wildcard examples/*.py examples/*/*.py) \
-	  tests/cleanroom
+	  $(wildcard benchmarks/*.py) tests/cleanroom
 
 lint-stubs: setup build/typecheck
 	@MYPYPATH=build/typecheck $(VENV)/bin/stubtest --allowlist .ci/stubtest-allowlist.txt \
