@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shira_runtime.bench import Arm
 
@@ -102,40 +100,44 @@ def stream(size_bytes: int) -> list[Arm]:
     ]
 
 
-def page_copies(page_count: int) -> list[Arm]:
+def page_copies(page_count: int, only_small: bool = False) -> list[Arm]:
     """memcpy() of so many 4 KiB pages: into pages that are not there yet, and into ones that are.
 
-    The source is anonymous memory that is there.
+    Source and target are given back after each sample; the source is there before it.
+
+    Args:
+        page_count: pages that a copy fills.
+        only_small: leave out the copy into fresh pages of 2 MiB.
     """
-    size_bytes = page_count * PAGE_BYTES
-    source = np.arange(size_bytes // 8, dtype=np.uint64).view(np.uint8)
-    arms = []
-    for name, huge_pages, fresh in (
+    ways = [
         ("memcpy into fresh 4 KiB pages", False, True),
         ("memcpy into resident 4 KiB pages", False, False),
         ("memcpy into fresh 2 MiB pages", True, True),
-    ):
-        buffer = native().Buffer(size_bytes, huge_pages)
-        memory = np.frombuffer(buffer, np.uint8)
+    ]
+    return [_page_copy(page_count, *way) for way in (ways[:2] if only_small else ways)]
+
+
+def _page_copy(page_count: int, name: str, huge_pages: bool, fresh: bool) -> Arm:
+    size_bytes = page_count * PAGE_BYTES
+    buffers = [native().Buffer(size_bytes, huge) for huge in (False, huge_pages)]
+    source, target = (np.frombuffer(buffer, np.uint8) for buffer in buffers)
+
+    def prepare() -> None:
+        native().fill(source.view(np.uint16), "f16", 1)
         if not fresh:
-            memory[:] = 1
-        arms.append(_page_copy(name, buffer if fresh else None, memory, source))
-    return arms
+            target[:] = 0
 
-
-def _page_copy(
-    name: str, fresh: Any | None, memory: NDArray[np.uint8], source: NDArray[np.uint8]
-) -> Arm:
-    def drop() -> None:
-        if fresh is not None:
-            fresh.drop()
+    def finish() -> None:
+        for buffer in buffers:
+            buffer.drop()
 
     return Arm(
         name,
-        lambda: native().copy_bytes(memory, source),
+        lambda: native().copy_bytes(target, source),
         role="roofline",
-        prepare=drop,
-        renew=drop,
-        check=lambda: check_equal(memory, source),
-        counts={"bytes": source.nbytes, "pages": source.nbytes // PAGE_BYTES},
+        prepare=prepare,
+        renew=finish,
+        check=lambda: check_equal(target, source),
+        finish=finish,
+        counts={"bytes": size_bytes, "pages": page_count},
     )

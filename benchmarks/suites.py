@@ -6,11 +6,14 @@ from __future__ import annotations
 from shira_runtime.bench import Suite
 
 from .suites_llama import llama7b
+from .suites_mapped import llama1b_mapped
 from .suites_micro import micro
 from .suites_sweep import sweep
 
-_ALL: list[Suite] = [suite(quick) for quick in (False, True) for suite in (micro, sweep, llama7b)]
+_MAKERS = (micro, sweep, llama7b, llama1b_mapped)
 
 #: Those whose names end in "-quick" take seconds: tiny shapes, few rounds. They show that every
 #: arm runs and leaves the right bytes, and measure nothing.
-SUITES: dict[str, Suite] = {suite.name: suite for suite in _ALL}
+SUITES: dict[str, Suite] = {
+    suite.name: suite for suite in (make(quick) for quick in (False, True) for make in _MAKERS)
+}

@@ -17,7 +17,7 @@ from shira_runtime.bench import Arm, Case, Scalar, Suite, stages_of
 
 from .baselines import Factors, check_close, equal_rank, lora_factors
 from .masks import Kind
-from .native import native
+from .native import BUILD, native
 from .resident import (
     DTYPE,
     Layout,
@@ -54,7 +54,8 @@ def llama7b(quick: bool, layers: int | None = None) -> Suite:
 
     def cases() -> Iterator[Case]:
         torch.set_num_threads(1)
-        with tempfile.TemporaryDirectory(prefix="shira-llama-") as folder:
+        BUILD.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="llama-", dir=BUILD) as folder:
             bench = _Bench(size, Path(folder))
             yield bench.fast_case()
             yield bench.slow_case()
