@@ -42,6 +42,7 @@ class Target:
         regime: pattern of the regime.
         other_case: fields of the case that `against` is looked for in, where they differ.
         per_entry: both medians are divided by their counts of entries first.
+        alternative: another pattern and limit of a "ratio"; to hold one of the two is enough.
     """
 
     what: str
@@ -54,6 +55,7 @@ class Target:
     regime: str = "*"
     other_case: Mapping[str, str] = field(default_factory=dict)
     per_entry: bool = False
+    alternative: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Outcome:
         target: the target.
         verdict: "missed" if any case misses it.
         value: ratio, speedup or seconds of the worst case.
+        other_value: ratio of the worst case to the target's alternative, if it has one.
         where: the worst case in words.
         case_count: cases that were looked at.
     """
@@ -71,15 +74,19 @@ class Outcome:
     target: Target
     verdict: Verdict
     value: float = float("nan")
+    other_value: float = float("nan")
     where: str = ""
     case_count: int = 0
 
     @property
     def limit_text(self) -> str:
         """The limit as tables have it."""
-        limit = self.target.limit
+        limit, ratio = self.target.limit, f"<= {self.target.limit:g} x"
+        if self.target.alternative is not None:
+            pattern, other_limit = self.target.alternative
+            ratio += f" {self.target.against}, or <= {other_limit:g} x {pattern}"
         return {
-            "ratio": f"<= {limit:g} x",
+            "ratio": ratio,
             "speedup": f">= {limit:g} x",
             "seconds": f"<= {limit:g} s",
             "equal": f"1.00 within noise ({NOISE:.0%})",
@@ -90,7 +97,10 @@ class Outcome:
         """The worst value as tables have it."""
         if self.verdict == "not measured":
             return ""
-        return f"{self.value:.3f} s" if self.target.kind == "seconds" else f"{self.value:.2f} x"
+        if self.target.kind == "seconds":
+            return f"{self.value:.3f} s"
+        either = f", {self.other_value:.2f} x" if self.target.alternative else ""
+        return f"{self.value:.2f} x{either}"
 
 
 def evaluate(targets: Iterable[Target], records: Sequence[Record]) -> list[Outcome]:
@@ -98,31 +108,51 @@ def evaluate(targets: Iterable[Target], records: Sequence[Record]) -> list[Outco
     return [_evaluate(target, records) for target in targets]
 
 
+@dataclass(frozen=True)
+class _Finding:
+    """One case: what was found, and whether it is enough."""
+
+    value: float
+    is_held: bool
+    record: Record
+    other_value: float = float("nan")
+
+
 def _evaluate(target: Target, records: Sequence[Record]) -> Outcome:
-    found: list[tuple[float, bool, Record]] = []
-    for record in _fastest_of_each_case(target, records):
-        if target.kind == "seconds":
-            value = median(record.samples) / 1e9
-            found.append((value, value <= target.limit, record))
-            continue
-        other = _compared_with(target, record, records)
-        if other is None:
-            continue
-        ratio = _time(target, record) / _time(target, other)
-        if target.kind == "ratio":
-            found.append((ratio, ratio <= target.limit, record))
-        elif target.kind == "speedup":
-            found.append((1.0 / ratio, 1.0 / ratio >= target.limit, record))
-        else:
-            interval = ratio_of_medians(record.samples, other.samples)
-            equal = interval.low <= 1.0 <= interval.high or abs(ratio - 1.0) <= NOISE
-            found.append((ratio, equal, record))
+    fitting = _fastest_of_each_case(target, records)
+    found = [each for record in fitting if (each := _judge(target, record, records)) is not None]
     if not found:
         return Outcome(target, "not measured")
-    value, _, worst = max(found, key=lambda each: _badness(target, each[0]))
-    verdict: Verdict = "held" if all(held for _, held, _ in found) else "missed"
-    where = ", ".join(str(value) for value in worst.case.values())
-    return Outcome(target, verdict, value, where, len(found))
+    # Of cases that hold and cases that miss the worst is one that misses.
+    worst = max(found, key=lambda each: (not each.is_held, _badness(target, each.value)))
+    verdict: Verdict = "held" if worst.is_held else "missed"
+    where = ", ".join(str(value) for value in worst.record.case.values())
+    return Outcome(target, verdict, worst.value, worst.other_value, where, len(found))
+
+
+def _judge(target: Target, record: Record, records: Sequence[Record]) -> _Finding | None:
+    """Compare one case; nothing where what it is compared with was not measured."""
+    if target.kind == "seconds":
+        seconds = median(record.samples) / 1e9
+        return _Finding(seconds, seconds <= target.limit, record)
+    other = _compared_with(target, target.against, record, records)
+    if other is None:
+        return None
+    ratio = _time(target, record) / _time(target, other)
+    if target.kind == "speedup":
+        return _Finding(1.0 / ratio, 1.0 / ratio >= target.limit, record)
+    if target.kind == "equal":
+        interval = ratio_of_medians(record.samples, other.samples)
+        is_equal = interval.low <= 1.0 <= interval.high or abs(ratio - 1.0) <= NOISE
+        return _Finding(ratio, is_equal, record)
+    is_held, alternative = ratio <= target.limit, float("nan")
+    if target.alternative is not None:
+        pattern, limit = target.alternative
+        second = _compared_with(target, pattern, record, records)
+        if second is not None:
+            alternative = _time(target, record) / _time(target, second)
+            is_held = is_held or alternative <= limit
+    return _Finding(ratio, is_held, record, alternative)
 
 
 def _badness(target: Target, value: float) -> float:
@@ -152,7 +182,9 @@ def _fastest_of_each_case(target: Target, records: Sequence[Record]) -> Iterator
     yield from fastest.values()
 
 
-def _compared_with(target: Target, record: Record, records: Sequence[Record]) -> Record | None:
+def _compared_with(
+    target: Target, pattern: str, record: Record, records: Sequence[Record]
+) -> Record | None:
     case = {**record.case, **target.other_case}
     fitting = [
         other
@@ -160,7 +192,7 @@ def _compared_with(target: Target, record: Record, records: Sequence[Record]) ->
         if other.suite == record.suite
         and other.case == case
         and other.regime == record.regime
-        and fnmatchcase(other.arm, target.against)
+        and fnmatchcase(other.arm, pattern)
         and other is not record
     ]
     return min(fitting, key=lambda other: median(other.samples), default=None)
@@ -307,6 +339,17 @@ TARGETS = (
         "open to ready, rows",
         limit=0.12,
         regime=_COLD,
+    ),
+    Target(
+        "first switch on a copy-on-write mapping: of copying as many pages",
+        "ratio",
+        "llama1b_mapped",
+        "first switch base -> A",
+        "memcpy into fresh 4 KiB pages",
+        1.1,
+        {"what": "first switch"},
+        "first touch",
+        alternative=("memcpy into resident 4 KiB pages", 2.5),
     ),
     Target(
         "forward pass after a switch: of the base's",

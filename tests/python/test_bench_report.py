@@ -115,6 +115,16 @@ def test_equal_is_within_noise(
     assert judged(benchmarks, records, kind="equal", against="base")[0] == verdict
 
 
+def test_one_of_two_limits_is_enough(benchmarks: SimpleNamespace) -> None:
+    records = [record("ours", 2.0), record("fresh", 1.0, "roofline")]
+    limits = {"kind": "ratio", "against": "fresh", "limit": 1.5, "alternative": ("resident", 2.5)}
+    assert judged(benchmarks, records, **limits) == ("missed", "2.00 x, nan x", 1)
+    resident = [*records, record("resident", 0.8, "roofline")]
+    assert judged(benchmarks, resident, **limits) == ("held", "2.00 x, 2.50 x", 1)
+    slower = [*records, record("resident", 0.7, "roofline")]
+    assert judged(benchmarks, slower, **limits) == ("missed", "2.00 x, 2.86 x", 1)
+
+
 def test_what_was_not_measured_is_not_held(benchmarks: SimpleNamespace) -> None:
     alone = [record("ours", 1.0)]
     other_regime = [*alone, record("limit", 2.0, "roofline", regime="cold file")]
