@@ -12,6 +12,9 @@
 #include <condition_variable>
 #include <mutex>
 #include <new>
+#include <vector>
+
+#include "runtime/fast_cpus.h"
 
 namespace shira {
 namespace {
@@ -59,9 +62,11 @@ struct ThreadPool::Shared {
   pid_t owner_pid = 0;
   uint32_t worker_count = 0;
   std::array<pthread_t, kMaxThreads> workers{};
+  std::vector<uint32_t> cpus;  // of the workers; empty: any
 
   static void* worker_main(void* argument) {
     Shared& shared = *static_cast<Shared*>(argument);
+    if (!shared.cpus.empty()) stay_on_cpus(shared.cpus);
     std::unique_lock<std::mutex> lock(shared.mutex);
     while (true) {
       shared.wake.wait(lock, [&] { return shared.stopping || shared.wanted_count > 0; });
@@ -77,13 +82,15 @@ struct ThreadPool::Shared {
   }
 };
 
-Result<std::shared_ptr<ThreadPool>> ThreadPool::make(uint32_t thread_count) {
+Result<std::shared_ptr<ThreadPool>> ThreadPool::make(uint32_t thread_count,
+                                                     const std::string& sysfs_root) {
   std::shared_ptr<ThreadPool> pool(new ThreadPool);
   if (thread_count == 1) return pool;
   pool->thread_count_ = thread_count;
   pool->shared_ = std::make_unique<Shared>();
   Shared& shared = *pool->shared_;
   shared.owner_pid = getpid();
+  shared.cpus = fast_cpus(allowed_cpus(), sysfs_root);
   while (shared.worker_count + 1 < thread_count) {
     if (pthread_create(&shared.workers[shared.worker_count], nullptr, &Shared::worker_main,
                        &shared) != 0) {

@@ -5,20 +5,25 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "base/result.h"
 
 namespace shira {
 
 /// The caller of run() works too, so a pool of one creates no thread. Threads do not survive
-/// fork(): in the child the caller does all the work alone, until a new pool is made.
+/// fork(): in the child the caller does all the work alone, until a new pool is made. Where the
+/// system has faster and slower CPUs, the pool's own threads stay on the fast ones among those that
+/// the thread which makes the pool may use (see fast_cpus()): one on a slow CPU would keep all
+/// others waiting. The caller is left where the application wants it.
 class ThreadPool {
  public:
   static constexpr uint32_t kMaxThreads = 64;
 
   /// REQUIRES: 1 <= thread_count <= kMaxThreads. OUT_OF_MEMORY when the system grants no further
-  /// thread.
-  static Result<std::shared_ptr<ThreadPool>> make(uint32_t thread_count);
+  /// thread. `sysfs_root`: another one for tests.
+  static Result<std::shared_ptr<ThreadPool>> make(uint32_t thread_count,
+                                                  const std::string& sysfs_root = "/sys");
 
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
