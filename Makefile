@@ -171,12 +171,33 @@ test-wheel-%: .venv-%/wheel
 	  -c $(CURDIR)/pyproject.toml -p no:cacheprovider $(CURDIR)/tests $(PYTEST_ARGS)
 
 .PHONY: test-full
-test-full: setup ## make test, the tests marked slow, the sanitizers and the fuzzing of make fuzz
-	$(call run_steps,$(TEST_STEPS) test-slow $(SANITIZER_STEPS) fuzz)
+test-full: setup ## make test, the tests marked slow, test-arm, the sanitizers and make fuzz
+	$(call run_steps,$(TEST_STEPS) test-slow test-arm $(SANITIZER_STEPS) fuzz)
 
 .PHONY: test-slow
 test-slow: setup
 	@$(VENV)/bin/pytest -m slow $(PYTEST_ARGS)
+
+# --- 64-bit ARM, cross-compiled and emulated. GoogleTest is compiled from Debian's sources.
+ARM_TESTS := kernels_math_test kernels_moves_test kernels_dispatch_test element_ops_test \
+  format_index_test format_value_test program_test program_oracle_test
+ARM_BUILD = cmake -G Ninja -DCMAKE_BUILD_TYPE=Release \
+  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/tests/arm/toolchain.cmake
+
+$(STAMPS)/system-arm: .ci/system-packages
+	@.ci/system-packages $@ arm
+
+build/cpp-arm/build.ninja: | setup $(STAMPS)/system-arm
+	@$(ARM_BUILD) -S /usr/src/googletest -B build/gtest-arm -DBUILD_GMOCK=OFF \
+	  -DCMAKE_INSTALL_PREFIX=$(CURDIR)/build/gtest-arm/installed >/dev/null
+	@cmake --build build/gtest-arm -j $(JOBS) --target install >/dev/null
+	@$(ARM_BUILD) -S . -B $(@D) -DSHIRA_BUILD_TESTS=ON -DSHIRA_WERROR=ON -DSHIRA_WITH_SODIUM=OFF \
+	  -DGTest_ROOT=$(CURDIR)/build/gtest-arm/installed
+
+.PHONY: test-arm
+test-arm: build/cpp-arm/build.ninja ## C++ tests for 64-bit ARM in an emulator; installs a cross compiler
+	@cmake --build build/cpp-arm -j $(JOBS) --target $(ARM_TESTS)
+	@tests/arm/run build/cpp-arm
 
 # --- Sanitizers and fuzzing: one build with clang for the address and undefined-behaviour
 # sanitizers, which the C++ tests and the fuzz targets share, and one for the thread sanitizer with

@@ -8,6 +8,7 @@
 #include <immintrin.h>
 
 #include "kernels/kernels.h"
+#include "kernels/moves.h"
 #include "kernels/vector_math.h"
 
 namespace shira::kernels {
@@ -84,12 +85,22 @@ size_t count_different(const T* a, const T* b, size_t count) {
   return different_count;
 }
 
+// Runs of a few cache lines are copied in fewer steps. Scatter and gather instructions take longer
+// than one store or load at a time.
+template <typename T>
+void replace_moves(MoveKernels<T>* moves) {
+  moves->gather_runs = gather_runs<T, sizeof(__m512i)>;
+  moves->store_runs = store_runs<T, sizeof(__m512i)>;
+  moves->swap_runs = swap_runs<T, sizeof(__m512i)>;
+  moves->count_different = count_different<T>;
+}
+
 }  // namespace
 
 void avx512_kernels(KernelTable* table) {
-  table->u8.count_different = count_different<uint8_t>;
-  table->u16.count_different = count_different<uint16_t>;
-  table->u32.count_different = count_different<uint32_t>;
+  replace_moves(&table->u8);
+  replace_moves(&table->u16);
+  replace_moves(&table->u32);
   table->f32 = VectorMath<Avx512, F32>::kKernels;
   table->f16 = VectorMath<Avx512, F16>::kKernels;
   table->bf16 = VectorMath<Avx512, Bf16>::kKernels;

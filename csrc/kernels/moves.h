@@ -110,7 +110,7 @@ static void store_runs(T* weights, const Run* runs, size_t run_count, const T* v
 template <typename T, size_t kBlockBytes = kScalarBlockBytes,
           size_t kDistance = kRunPrefetchDistance>
 static void swap_runs(T* weights, const Run* runs, size_t run_count, const T* values, T* out) {
-  constexpr size_t kPiece = 1024 / sizeof(T);  // still in the nearest cache when it is written
+  constexpr size_t kPiece = kInlineBytes / sizeof(T);
   for_each_ahead<kDistance>(
       run_count,
       [=](size_t r) {

@@ -1,9 +1,9 @@
 // The kernels that move and compare bits, each implementation against a naive loop.
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <functional>
 #include <string>
 #include <vector>
@@ -200,9 +200,11 @@ TEST_P(KernelsTest, CountDifferent) {
 /// before the weights. The address space is reserved, but only the touched pages become real.
 template <typename T>
 void check_far_positions(const MoveKernels<T>& moves) {
-  const size_t element_count = size_t{0x80000000} + 64;
-  auto* weights = static_cast<T*>(std::calloc(element_count, sizeof(T)));
-  if (weights == nullptr) GTEST_SKIP() << "8 GiB of address space are not to be had";
+  const size_t size_bytes = (size_t{0x80000000} + 64) * sizeof(T);
+  void* memory = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) GTEST_SKIP() << "8 GiB of address space are not to be had";
+  T* weights = static_cast<T*>(memory);
   std::vector<uint32_t> index;
   std::vector<T> values;
   for (uint32_t j = 0; j < 40; ++j) {
@@ -220,7 +222,9 @@ void check_far_positions(const MoveKernels<T>& moves) {
   EXPECT_EQ(out, values);
   moves.gather_runs(weights, &run, 1, out.data());
   EXPECT_EQ(out, zeros);
-  std::free(weights);
+  moves.store_runs(weights, &run, 1, values.data());
+  EXPECT_EQ(weights[0x80000000U], 1);
+  munmap(memory, size_bytes);
 }
 
 TEST_P(KernelsTest, PositionsAreUnsigned) {
