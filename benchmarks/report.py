@@ -136,11 +136,16 @@ def _suite_section(suite: str, run: RunFile) -> Iterator[str]:
             yield _arm_table(group)
             yield from _baseline_table(group)
     yield f"![Medians and percentiles of each arm](runs/bench_{suite}.svg)\n"
-    notes = dict.fromkeys(
-        f"{record.arm}: {note}" for record in run.records for note in record.notes
-    )
-    if notes:
-        yield "".join(f"- {note}\n" for note in notes)
+    yield from _notes(run.records)
+
+
+def _notes(records: Iterable[Record]) -> Iterator[str]:
+    arms: dict[str, dict[str, None]] = {}
+    for record in records:
+        for note in record.notes:
+            arms.setdefault(note, {})[record.arm] = None
+    if arms:
+        yield "".join(f"- {note} ({'; '.join(names)})\n" for note, names in arms.items())
 
 
 def _groups(records: Iterable[Record]) -> Iterator[_Group]:

@@ -354,8 +354,9 @@ TARGETS = (
     Target(
         "forward pass after a switch: of the base's",
         "equal",
-        "model",
-        "forward in [!b]*",
+        "program",
+        "forward in A",
         "forward in base",
+        case={"what": "forward passes"},
     ),
 )

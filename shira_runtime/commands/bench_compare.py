@@ -66,7 +66,8 @@ def bench_compare(
             [tuple(_cells(change)) for change in changes],
         )
         flagged = [change for change in changes if change.verdict != "same"]
-        say(f"{len(flagged)} of {len(changes)} medians changed, certainly and by more than {least:.1%}")
+        beyond = f"certainly and by more than {least:.1%}"
+        say(f"{len(flagged)} of {len(changes)} medians changed, {beyond}")
     slower = [c for c in changes if c.verdict == "slower" and c.new.role == "shira"]
     if fail_if_slower is None or not slower:
         return 0

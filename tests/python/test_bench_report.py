@@ -160,7 +160,7 @@ def test_the_page_has_every_number_of_a_case(benchmarks: SimpleNamespace) -> Non
         "| switch base -> A | shira | 1.500 | 1.575 | 0.50 | 0.200 | 1.100 | 1,234 | 77 |" in page
     )
     assert "| torch addmm_, unfuse + fuse, rank 20 | 20.0 |" in page
-    assert "- switch base -> A: not cold: x.shb" in page
+    assert "- not cold: x.shb could not be dropped from the page cache (switch base -> A)" in page
     assert "![" in page
     assert "(runs/bench_micro.svg)" in page
 
