@@ -1,7 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
 // Decoders of the index streams. A careful walk over the units proves every one of them and places
 // every error; for entries a quick loop, which stores before it checks, goes ahead of it, piece by
 // piece. Bytes are spent once their units are proven: neither looks at them again.
-// SPDX-License-Identifier: Apache-2.0
 #include "format/index_codec.h"
 
 #include <algorithm>
