@@ -37,17 +37,25 @@ from shira_runtime.errors import (
     UsageError,
 )
 from shira_runtime.program import Program
-from shira_runtime.reports import SwitchReport, TensorInfo, VerifyReport
+from shira_runtime.reports import (
+    AdapterPages,
+    MemoryReport,
+    SwitchReport,
+    TensorInfo,
+    VerifyReport,
+)
 from shira_runtime.sources import from_numpy, from_torch, load_program
 
 __all__ = [
     "Adapter",
     "AdapterFile",
+    "AdapterPages",
     "AttachError",
     "BaseMismatchError",
     "BusyError",
     "FileError",
     "FormatError",
+    "MemoryReport",
     "OutOfMemoryError",
     "Program",
     "ShiraError",

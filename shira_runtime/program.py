@@ -12,9 +12,17 @@ from typing import Any, Protocol
 from shira_runtime import _core
 from shira_runtime.adapter import Adapter, AdapterFile, key_bytes
 from shira_runtime.errors import BaseMismatchError, error_of
-from shira_runtime.reports import SwitchReport, TensorInfo, VerifyReport
+from shira_runtime.reports import (
+    AdapterPages,
+    MemoryReport,
+    SwitchReport,
+    TensorInfo,
+    VerifyReport,
+)
 
 __all__ = ["Members", "Program", "Source"]
+
+_FIRST_TOUCHES = ("auto", "populate", "huge")  # as FirstTouch in csrc/runtime/region.h
 
 Members = str | Mapping[str, float] | None
 """What to make active: nothing (the base), one adapter at scale 1, or adapters with scales."""
@@ -195,6 +203,7 @@ class Program:
         Raises:
             UsageError: UNKNOWN_ADAPTER, or INVALID_ARGUMENT for a scale that is not finite.
             BaseMismatchError: BASE_MISMATCH (wrong or already patched base), or NON_FINITE_RESULT.
+            OutOfMemoryError: DIRTY_LIMIT: see `max_dirty_bytes`; or memory is short.
             AttachError: DETACHED or READ_ONLY: the memory is no longer the one that was attached,
                 or the program's file has become shorter below its weights.
             BusyError: something is in flight and `wait` is false; or the call comes from inside a
@@ -231,6 +240,86 @@ class Program:
         self._require_no_forward("hard_revert")
         self._source.check_attached()
         return SwitchReport(**self._core.hard_revert())
+
+    # --- pages of an attached program, which are copied on write ---
+
+    def adapter_pages(self, name: str) -> AdapterPages:
+        """Count the pages that an adapter touches: what it costs at most in private memory.
+
+        Known as soon as the adapter is added.
+
+        Raises:
+            UsageError: UNKNOWN_ADAPTER.
+        """
+        page_bytes, tensors = self._core.adapter_pages(name)
+        return AdapterPages(page_bytes, {name: (pages, total) for name, pages, total in tensors})
+
+    def memory(self) -> MemoryReport:
+        """Measure what switching has cost in memory. Asks the kernel about every page: not fast.
+
+        Raises:
+            FileError: IO_ERROR: the system does not tell.
+            BusyError: the call comes from inside a forward pass of the same thread.
+        """
+        self._require_no_forward("memory")
+        return MemoryReport(**self._core.memory())
+
+    def release_pages(self) -> int:
+        """Give back private pages whose bytes are those of the file, as after ``switch(None)``.
+
+        Weights, active adapters and epoch stay as they are; the next switch has to make the pages
+        private again. Compares all pages that switches have made private, so it is for times when
+        memory is short. Makes nothing of memory that others own.
+
+        Returns:
+            How many bytes were given back.
+
+        Raises:
+            AttachError: DETACHED: the file or the memory is another one by now.
+            BusyError: the call comes from inside a forward pass of the same thread.
+        """
+        self._require_no_forward("release_pages")
+        self._source.check_attached()
+        return self._core.release_pages()
+
+    @property
+    def max_dirty_bytes(self) -> int | None:
+        """Limit on the memory that switches may make private, over all files; may be set.
+
+        A switch that would need more is refused (DIRTY_LIMIT) before anything is touched, unless it
+        makes no more pages private than there are. None: no limit. Only pages of attached files
+        count: other memory is private already.
+        """
+        return self._core.max_dirty_bytes() or None
+
+    @max_dirty_bytes.setter
+    def max_dirty_bytes(self, limit_bytes: int | None) -> None:
+        if limit_bytes is not None and not 1 <= limit_bytes < 2**64:
+            raise error_of(
+                "INVALID_ARGUMENT", f"max_dirty_bytes is {limit_bytes}, expected 1 or more, or None"
+            )
+        self._core.set_max_dirty_bytes(limit_bytes or 0)
+
+    @property
+    def first_touch(self) -> str:
+        """How pages of an attached file become private before they are stored to; may be set.
+
+        "populate": the kernel copies the pages that are needed, and only these. "huge": wherever a
+        page is needed, the whole huge page that it belongs to is copied and moved over the mapping,
+        which is faster where many pages are needed and takes the memory of all. "auto": "huge"
+        where nearly all pages of a huge page are needed, else "populate". Setting "huge" raises
+        UsageError (NOT_SUPPORTED) where the system has no huge pages to use.
+        """
+        return _FIRST_TOUCHES[self._core.first_touch()]
+
+    @first_touch.setter
+    def first_touch(self, first_touch: str) -> None:
+        if first_touch not in _FIRST_TOUCHES:
+            known = ", ".join(map(repr, _FIRST_TOUCHES))
+            raise error_of(
+                "INVALID_ARGUMENT", f"first_touch is {first_touch!r}, expected one of {known}"
+            )
+        self._core.set_first_touch(_FIRST_TOUCHES.index(first_touch))
 
     @contextmanager
     def using(self, adapters: Members) -> Iterator[SwitchReport]:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-__all__ = ["SwitchReport", "TensorInfo", "VerifyReport"]
+__all__ = ["AdapterPages", "MemoryReport", "SwitchReport", "TensorInfo", "VerifyReport"]
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,50 @@ class VerifyReport:
 
     tensors_checked: int
     bytes_checked: int
+
+
+@dataclass(frozen=True)
+class AdapterPages:
+    """The memory pages that an adapter's entries lie on.
+
+    Where weights are copied on write (an attached program), switching to the adapter makes these
+    pages private to the process. Whole huge pages may be taken where nearly all of it is needed.
+
+    Attributes:
+        page_bytes: size of a page of this system.
+        tensors: by name of the tensor, the pages with an entry and all pages of the tensor.
+    """
+
+    page_bytes: int
+    tensors: Mapping[str, tuple[int, int]]
+
+    @property
+    def page_count(self) -> int:
+        """Pages with an entry, over all tensors; one that two tensors share counts for each."""
+        return sum(pages for pages, _ in self.tensors.values())
+
+    @property
+    def private_bytes(self) -> int:
+        """What the pages take when they are private."""
+        return self.page_count * self.page_bytes
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """What a program takes in memory beside the pages that it shares with its files.
+
+    Attributes:
+        mapped_bytes: of the attached files' mappings; 0 for memory that others own.
+        private_bytes: of them, this process's own copies, as the kernel counts them.
+        huge_bytes: of them, in copies that were made in huge pages.
+        originals_bytes: saved base values.
+    """
+
+    mapped_bytes: int
+    private_bytes: int
+    huge_bytes: int
+    originals_bytes: int
+
+    def to_dict(self) -> dict[str, int]:
+        """All fields, for JSON."""
+        return asdict(self)

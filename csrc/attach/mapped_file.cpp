@@ -110,16 +110,25 @@ class MappedRegion final : public Region {
     return file_.error(Status::DETACHED, "the file was truncated while it was read");
   }
 
+  Result<uint64_t> release_pages() override {
+    SHIRA_TRY(check_span());
+    return pages_.release();
+  }
+
   Result<void> hard_revert() override {
-    SHIRA_TRY(attachment_->check_unchanged());
-    // Dropping pages of memory that belongs to somebody else by now would destroy it, so that the
-    // whole span is looked at, not just the tensors that the caller has checked.
-    SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read_near({{span_.begin, span_.end()}}));
-    SHIRA_TRY(attachment_->check_pages(maps, pages_, span_.begin, span_.end()));
+    SHIRA_TRY(check_span());
     return pages_.drop_all();
   }
 
  private:
+  // Dropping pages of memory that belongs to somebody else by now would destroy it, so that the
+  // whole span is looked at, not just the tensors that the caller has checked.
+  Result<void> check_span() const {
+    SHIRA_TRY(attachment_->check_unchanged());
+    SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read_near({{span_.begin, span_.end()}}));
+    return attachment_->check_pages(maps, pages_, span_.begin, span_.end());
+  }
+
   Result<uint64_t> file_offset(const uint8_t* data, uint64_t size_bytes) const {
     const auto address = reinterpret_cast<uintptr_t>(data);
     if (address < span_.begin || address > span_.end() || size_bytes > span_.end() - address) {

@@ -280,21 +280,17 @@ void PrivatePages::map_file_again(uintptr_t begin, uintptr_t end, int protection
   }
 }
 
-Result<void> PrivatePages::drop_all() {
-  clear(&known_);
-  const TouchPlan moved(moved_, 0, known_, HugeBlocks{});
-  SHIRA_TRY(moved.for_each([&](const TouchPiece& piece) -> Result<void> {
-    if (!map_over(address_of(piece.first_page), piece.page_count * page_bytes(),
-                  PROT_READ | PROT_WRITE, 0, file_->descriptor(),
-                  span_.file_offset_bytes + piece.first_page * page_bytes())) {
-      return file_->system_error("the file cannot be mapped over its copy again", errno);
-    }
-    unmark(&moved_, piece);
+Result<void> PrivatePages::map_file_over(const TouchPiece& piece) const {
+  if (map_over(address_of(piece.first_page), piece.page_count * page_bytes(),
+               PROT_READ | PROT_WRITE, 0, file_->descriptor(),
+               span_.file_offset_bytes + piece.first_page * page_bytes()))
     return {};
-  }));
-  __atomic_store_n(&has_moved_, false, __ATOMIC_RELAXED);
-  void* begin = reinterpret_cast<void*>(span_.begin);
-  const auto size_bytes = static_cast<size_t>(span_.size_bytes);
+  return file_->system_error("the file cannot be mapped over its copy again", errno);
+}
+
+Result<void> PrivatePages::drop(const TouchPiece& piece) const {
+  void* begin = reinterpret_cast<void*>(address_of(piece.first_page));
+  const auto size_bytes = static_cast<size_t>(piece.page_count * page_bytes());
   if (madvise(begin, size_bytes, MADV_DONTNEED) == 0) return {};
   // EINVAL is the kernel's answer for locked pages: the application may have locked all it has.
   if (errno == EINVAL && munlock(begin, size_bytes) == 0 &&
@@ -303,6 +299,77 @@ Result<void> PrivatePages::drop_all() {
   }
   return file_->error(Status::NOT_SUPPORTED,
                       std::string("the private pages cannot be dropped: ") + strerror(errno));
+}
+
+Result<void> PrivatePages::drop_all() {
+  clear(&known_);
+  const TouchPlan moved(moved_, 0, known_, HugeBlocks{});
+  SHIRA_TRY(moved.for_each([&](const TouchPiece& piece) -> Result<void> {
+    SHIRA_TRY(map_file_over(piece));
+    unmark(&moved_, piece);
+    return {};
+  }));
+  __atomic_store_n(&has_moved_, false, __ATOMIC_RELAXED);
+  return drop({0, span_.size_bytes / page_bytes(), false});
+}
+
+Result<uint64_t> PrivatePages::release() {
+  const Array<uint64_t> none;
+  const uint64_t chunk_pages = std::max(block_pages_, kWordPages);
+  SHIRA_ASSIGN(Array<uint8_t> source,
+               Array<uint8_t>::make(static_cast<size_t>(chunk_pages * page_bytes())));
+  uint64_t released_bytes = 0;
+  // Chunks end where blocks do, so that each is moved as a whole or in parts not at all.
+  const TouchPlan known(known_, 0, none, HugeBlocks{});
+  SHIRA_TRY(known.for_each([&](const TouchPiece& piece) -> Result<void> {
+    const uint64_t end = piece.first_page + piece.page_count;
+    const uint64_t phase = span_.begin / page_bytes() % chunk_pages;
+    for (uint64_t page = piece.first_page; page < end;) {
+      const uint64_t next = std::min(end, page + chunk_pages - (page + phase) % chunk_pages);
+      SHIRA_ASSIGN(const uint64_t bytes, release({page, next - page, false}, &source));
+      released_bytes += bytes;
+      page = next;
+    }
+    return {};
+  }));
+  return released_bytes;
+}
+
+/// Of one chunk.
+Result<uint64_t> PrivatePages::release(const TouchPiece& piece, Array<uint8_t>* source) {
+  const uintptr_t begin = address_of(piece.first_page);
+  const uint64_t size_bytes = piece.page_count * page_bytes();
+  SHIRA_ASSIGN(const uint64_t got_bytes,
+               file_->read_at(span_.file_offset_bytes + piece.first_page * page_bytes(), size_bytes,
+                              source->data()));
+  // The page in which the file ends goes on with zeros.
+  std::memset(source->data() + got_bytes, 0, size_bytes - got_bytes);
+  const FaultGuard guard(reinterpret_cast<const void*>(begin), size_bytes);
+  const auto shows_file = [&](uint64_t i, uint64_t page_count) {
+    return (i + page_count - 1) * page_bytes() < got_bytes &&
+           std::memcmp(reinterpret_cast<const uint8_t*>(begin) + i * page_bytes(),
+                       source->data() + i * page_bytes(), page_count * page_bytes()) == 0;
+  };
+  const bool is_copy = is_moved(begin, begin + size_bytes);
+  const uint64_t step_pages = is_copy ? piece.page_count : 1;
+  uint64_t released_bytes = 0;
+  for (uint64_t i = 0; i < piece.page_count;) {
+    uint64_t count = 0;
+    while (i + count < piece.page_count && shows_file(i + count, step_pages)) count += step_pages;
+    if (guard.has_faulted()) {
+      map_file_again(begin, begin + size_bytes, PROT_READ | PROT_WRITE);
+      return pages_are_gone("SIGBUS");
+    }
+    const TouchPiece same{piece.first_page + i, count, false};
+    if (count > 0) {
+      SHIRA_TRY(is_copy ? map_file_over(same) : drop(same));
+      unmark(&known_, same);
+      unmark(&moved_, same);
+      released_bytes += count * page_bytes();
+    }
+    i += count + step_pages;  // the page that ended the stretch differs
+  }
+  return released_bytes;
 }
 
 }  // namespace shira

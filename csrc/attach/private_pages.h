@@ -56,6 +56,11 @@ class PrivatePages {
   /// a FaultGuard has put there. They then show what is left of the file.
   void map_file_again(uintptr_t begin, uintptr_t end, int protection) const;
 
+  /// Gives back the pages that show the file's bytes anyway, of those that it knows to be private;
+  /// moved ones by the block. Returns how many bytes. DETACHED, IO_ERROR, OUT_OF_MEMORY. REQUIRES:
+  /// the whole span is still what was attached, and nobody stores meanwhile.
+  Result<uint64_t> release();
+
   /// Shows the file everywhere again. NOT_SUPPORTED, OUT_OF_MEMORY: some pages may then have been
   /// dropped. REQUIRES: the whole span is still what was attached.
   Result<void> drop_all();
@@ -63,6 +68,9 @@ class PrivatePages {
  private:
   HugeBlocks blocks(FirstTouch first_touch) const;
   Result<void> move(const TouchPiece& piece);
+  Result<void> map_file_over(const TouchPiece& piece) const;
+  Result<void> drop(const TouchPiece& piece) const;
+  Result<uint64_t> release(const TouchPiece& piece, Array<uint8_t>* source);
   uint64_t page_of(const uint8_t* data) const;
   uintptr_t address_of(uint64_t page) const;
 

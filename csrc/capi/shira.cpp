@@ -194,6 +194,63 @@ shira_status shira_program_get_state(shira_program* program, shira_program_state
   return succeed(error);
 }
 
+shira_status shira_program_set_options(shira_program* program, const shira_program_options* options,
+                                       shira_error* error) {
+  if (program == nullptr || options == nullptr) return invalid("program or options is NULL", error);
+  if (!fits(options)) return invalid("options->struct_bytes is not the size of the struct", error);
+  if (!is_understood(options) || options->reserved != 0)
+    return invalid("an option is set that this library does not know", error);
+  const auto first_touch = static_cast<uint32_t>(options->first_touch);
+  if (first_touch > SHIRA_FIRST_TOUCH_HUGE)
+    return invalid("first_touch is not a shira_first_touch", error);
+  const Result<void> set =
+      program->program.set_first_touch(static_cast<shira::FirstTouch>(first_touch));
+  if (!set.ok()) return fail(set.error(), error);
+  program->program.set_max_dirty_bytes(options->max_dirty_bytes);
+  return succeed(error);
+}
+
+shira_status shira_program_get_adapter_pages(shira_program* program, const char* name,
+                                             shira_adapter_pages* pages, shira_error* error) {
+  if (program == nullptr || name == nullptr || pages == nullptr)
+    return invalid("program, name or pages is NULL", error);
+  if (!fits(pages)) return invalid("pages->struct_bytes is not the size of the struct", error);
+  const Result<shira::AdapterPages> result = program->program.adapter_pages(name);
+  if (!result.ok()) return fail(result.error(), error);
+  shira_adapter_pages known{};
+  known.page_bytes = result.value().page_bytes;
+  for (const shira::TensorPages& tensor : result.value().tensors) {
+    known.page_count += tensor.page_count;
+    known.tensor_pages += tensor.tensor_page_count;
+  }
+  copy_struct(known, pages);
+  return succeed(error);
+}
+
+shira_status shira_program_get_memory(shira_program* program, shira_program_memory* memory,
+                                      shira_error* error) {
+  if (program == nullptr || memory == nullptr) return invalid("program or memory is NULL", error);
+  if (!fits(memory)) return invalid("memory->struct_bytes is not the size of the struct", error);
+  const Result<shira::ProgramMemory> result = program->program.memory();
+  if (!result.ok()) return fail(result.error(), error);
+  shira_program_memory known{};
+  known.mapped_bytes = result.value().mapped_bytes;
+  known.private_bytes = result.value().private_bytes;
+  known.huge_bytes = result.value().huge_bytes;
+  known.originals_bytes = result.value().originals_bytes;
+  copy_struct(known, memory);
+  return succeed(error);
+}
+
+shira_status shira_program_release_pages(shira_program* program, uint64_t* released_bytes,
+                                         shira_error* error) {
+  if (program == nullptr) return invalid("program is NULL", error);
+  const Result<uint64_t> released = program->program.release_pages();
+  if (!released.ok()) return fail(released.error(), error);
+  if (released_bytes != nullptr) *released_bytes = released.value();
+  return succeed(error);
+}
+
 shira_status shira_program_set_threads(shira_program* program, uint32_t count, shira_error* error) {
   if (program == nullptr) return invalid("program is NULL", error);
   return finish(program->program.set_thread_count(count), error);

@@ -161,6 +161,39 @@ void bind_program(py::module_& module) {
       .def("digest",
            [](const Program& self) { return to_bytes(released([&] { return self.digest(); })); })
       .def(
+          "adapter_pages",
+          [](const Program& self, const std::string& name) {
+            const AdapterPages pages = unlocked([&] { return self.adapter_pages(name); });
+            py::list tensors;
+            for (const TensorPages& tensor : pages.tensors) {
+              tensors.append(
+                  py::make_tuple(text(tensor.tensor), tensor.page_count, tensor.tensor_page_count));
+            }
+            return py::make_tuple(pages.page_bytes, tensors);
+          },
+          "name"_a)
+      .def("memory",
+           [](Program& self) {
+             const ProgramMemory memory = unlocked([&] { return self.memory(); });
+             return py::dict(
+                 "mapped_bytes"_a = memory.mapped_bytes, "private_bytes"_a = memory.private_bytes,
+                 "huge_bytes"_a = memory.huge_bytes, "originals_bytes"_a = memory.originals_bytes);
+           })
+      .def("release_pages",
+           [](Program& self) { return unlocked([&] { return self.release_pages(); }); })
+      .def("set_max_dirty_bytes", &Program::set_max_dirty_bytes, Unlocked(), "limit_bytes"_a)
+      .def("max_dirty_bytes", &Program::max_dirty_bytes, Unlocked())
+      .def(
+          "set_first_touch",
+          [](Program& self, int first_touch) {
+            unlocked([&] { return self.set_first_touch(static_cast<FirstTouch>(first_touch)); });
+          },
+          "first_touch"_a)
+      .def("first_touch",
+           [](const Program& self) {
+             return static_cast<int>(released([&] { return self.first_touch(); }));
+           })
+      .def(
           "set_thread_count",
           [](Program& self, uint32_t count) {
             unlocked([&] { return self.set_thread_count(count); });

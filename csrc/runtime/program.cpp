@@ -8,6 +8,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 
 #include "base/fault_guard.h"
 #include "kernels/dispatch.h"
@@ -410,6 +411,19 @@ Result<ProgramMemory> Program::memory() {
   const std::shared_ptr<const ActiveSet> active_set = state_->active;
   lock.unlock();
   return measure_memory(state_->weights, adapters, *active_set);
+}
+
+Result<uint64_t> Program::release_pages() {
+  const GateWriter writer(state_->gate);
+  const FaultGuard guard;
+  std::set<Region*> regions;
+  uint64_t released_bytes = 0;
+  for (const TensorSpec& spec : state_->weights.specs()) {
+    if (!regions.insert(spec.region.get()).second) continue;
+    SHIRA_ASSIGN(const uint64_t bytes, spec.region->release_pages());
+    released_bytes += bytes;
+  }
+  return released_bytes;
 }
 
 void Program::set_max_dirty_bytes(uint64_t limit_bytes) {

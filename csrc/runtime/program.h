@@ -176,6 +176,13 @@ class Program {
   /// tell; OUT_OF_MEMORY.
   Result<ProgramMemory> memory();
 
+  /// Gives private pages back whose bytes are those of the file, as they are after a switch to the
+  /// base or to an adapter with other entries; returns how many bytes. Weights and epoch stay as
+  /// they are; a later switch has to make the pages private again. Reads every page that switches
+  /// have made private, so it is for times when memory is short. Waits for forwards in flight.
+  /// DETACHED, READ_ONLY, IO_ERROR, OUT_OF_MEMORY: some pages may have been given back.
+  Result<uint64_t> release_pages();
+
   /// A switch after which more bytes than this would be private to the process, in pages of all
   /// attached files together, is refused (DIRTY_LIMIT) before anything is touched, unless it makes
   /// no more pages private than there are. 0: no limit, as at first. Memory that others own, and

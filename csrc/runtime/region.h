@@ -93,6 +93,11 @@ class Region {
     return Error{Status::NOT_SUPPORTED, "this memory has no source file to read the base from"};
   }
 
+  /// Gives private pages back that show what the source shows anyway; returns how many bytes. No
+  /// byte of the memory changes. DETACHED, READ_ONLY, IO_ERROR, OUT_OF_MEMORY. REQUIRES: nobody
+  /// stores meanwhile.
+  virtual Result<uint64_t> release_pages() { return uint64_t{0}; }
+
   /// Drops every private page of the region, so that the memory shows the file again. Only for
   /// file-backed private maps whose device, inode and size still match, else NOT_SUPPORTED or
   /// DETACHED. REQUIRES: check() passed under the same gate.

@@ -27,6 +27,7 @@ from shira_runtime.commands.adapters import (
 from shira_runtime.commands.checkout import Checkout, import_from_checkout
 from shira_runtime.commands.inputs import Inputs, read_inputs
 from shira_runtime.commands.output import Json, Misuse, note, print_json, print_table
+from shira_runtime.commands.pages import FirstTouch, FirstTouches, MaxDirty, set_pages
 
 _WHAT_DEMO_LEFT = Path("build", "demo")
 _OUTPUT = Path("build", "bench", "runs")
@@ -60,6 +61,8 @@ def bench(
     forward_rounds: Annotated[int, typer.Option(min=0, help="Forward passes per state.")] = 20,
     first_rounds: Annotated[int, typer.Option(min=1, help="First switches, cold openings.")] = 10,
     threads: Annotated[int, typer.Option(min=1, max=64, help="Threads that store weights.")] = 1,
+    max_dirty_mb: MaxDirty = None,
+    first_touch: FirstTouches = FirstTouch.AUTO,
     seed: Annotated[int, typer.Option(help="Of the order in which the arms take turns.")] = (
         DEFAULT_SEED
     ),
@@ -104,7 +107,9 @@ def bench(
             raise Misuse("name one or two adapters to switch between")
 
         def load() -> Program:
-            return load_program(model, data)
+            program = load_program(model, data)
+            set_pages(program, max_dirty_mb, first_touch)
+            return program
 
         chosen = ModelBench(
             load=load,

@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections import Counter
 from typing import Any
+
+import numpy as np
 
 from shira_runtime import Adapter, AdapterFile, _core
 
 __all__ = ["PEFT_BYTES_PER_ENTRY", "describe_file"]
 
 PEFT_BYTES_PER_ENTRY = 12  # two int32 indices and a float32 value
+_ELEMENT_BITS = {"f32": 32, "f16": 16, "bf16": 16, "i8": 8, "i4": 4}
 _SECTIONS = {
     1: "adapters",
     2: "tensors",
@@ -46,6 +50,7 @@ def describe_file(file: AdapterFile) -> dict[str, Any]:
         "opened_tier_count": file.opened_tier_count,
         "entry_count": entry_count,
         "opened_bytes": opened_bytes,
+        "page_bytes": mmap.PAGESIZE,
         "bytes_per_entry": opened_bytes / entry_count,
         "sections": [
             {
@@ -111,6 +116,7 @@ def _describe_tensor(
         "shape": list(tensor.shape),
         "nnz": tensor.nnz,
         "density": tensor.nnz / tensor.numel,
+        "pages": _page_count(tensor),
         "index_bytes": index_bytes,
         "value_kind": tensor.value_kind,
         "value_codec": tensor.value_codec,
@@ -134,6 +140,18 @@ def _describe_tensor(
         "fingerprint": tensor.fingerprint.hex(),
         "base_digest": tensor.base_digest.hex(),
     }
+
+
+def _page_count(tensor: _core.AdapterTensor) -> int | None:
+    """Pages of this system with an entry, in a tensor that begins on a page.
+
+    None where the positions are those of the largest base values, which are not in the file.
+    """
+    if any(part.codec == "topk" for part in tensor.parts):
+        return None
+    element_bits = _ELEMENT_BITS[tensor.dtype]
+    pages = tensor.indices().astype(np.uint64) * np.uint64(element_bits) // (8 * mmap.PAGESIZE)
+    return int(np.count_nonzero(np.diff(pages))) + 1
 
 
 def index_entropy_bytes(element_count: int, entry_count: int) -> float:

@@ -73,7 +73,7 @@ def _show_adapter(adapter: dict[str, Any]) -> None:
     print_table(
         (
             *("tensor", "shape", "dtype", "entries", "density %"),
-            *("index", "values", "bytes", "B/entry", "entropy"),
+            *("pages", "index", "values", "bytes", "B/entry", "entropy"),
         ),
         [
             (
@@ -82,6 +82,7 @@ def _show_adapter(adapter: dict[str, Any]) -> None:
                 tensor["dtype"],
                 tensor["nnz"],
                 100 * tensor["density"],
+                "?" if tensor["pages"] is None else tensor["pages"],
                 " + ".join(_coding(part) for part in tensor["parts"]),
                 f"{tensor['value_kind']} {tensor['value_codec']}",
                 tensor["index_bytes"] + tensor["value_bytes"],

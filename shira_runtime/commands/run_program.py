@@ -26,6 +26,14 @@ from shira_runtime.commands.adapters import (
 )
 from shira_runtime.commands.inputs import Inputs, read_inputs
 from shira_runtime.commands.output import Json, note, print_json, print_table
+from shira_runtime.commands.pages import (
+    FirstTouch,
+    FirstTouches,
+    MaxDirty,
+    measure_memory,
+    say_memory,
+    set_pages,
+)
 
 
 def run_program(
@@ -47,6 +55,8 @@ def run_program(
         bool,
         typer.Option("--allow-unverified-base", help="Accept files without base fingerprints."),
     ] = False,
+    max_dirty_mb: MaxDirty = None,
+    first_touch: FirstTouches = FirstTouch.AUTO,
     json: Json = False,
 ) -> None:
     """Run a program once and show or save its outputs."""
@@ -55,9 +65,11 @@ def run_program(
     if output is not None:
         _check_folder(output, force)
     program = load_program(model, data)
+    set_pages(program, max_dirty_mb, first_touch)
     for adapter in opened_adapters.values():
         program.add_adapter(adapter, allow_unverified_base=allow_unverified_base)
     report = program.switch(scales)
+    memory = measure_memory(program)
     outputs = [_as_array(value) for value in program.forward(*read_inputs(inputs, program))]
     if output is not None:
         _save(outputs, output, force)
@@ -72,7 +84,14 @@ def run_program(
         for index, array in enumerate(outputs)
     ]
     if json:
-        print_json({"active": program.active, "switch": report.to_dict(), "outputs": rows})
+        print_json(
+            {
+                "active": program.active,
+                "switch": report.to_dict(),
+                "memory": memory and memory.to_dict(),
+                "outputs": rows,
+            }
+        )
     else:
         print_table(
             ("output", "shape", "dtype", "first values"),
@@ -86,6 +105,7 @@ def run_program(
                 for row in rows
             ],
         )
+        say_memory(memory)
 
 
 def _as_array(value: Any) -> NDArray[Any]:

@@ -298,6 +298,34 @@ static void test_registration(shira_program* program, float* weights) {
         SHIRA_STATUS_INVALID_ARGUMENT);
 }
 
+/* The calls about pages, on memory that the caller owns: it costs nothing and has no limit. */
+static void test_pages(shira_program* program) {
+  shira_program_options options = {.struct_bytes = sizeof(options), .max_dirty_bytes = 1};
+  CHECK(shira_program_set_options(program, &options, &error) == SHIRA_STATUS_OK);
+  options.reserved = 1;
+  CHECK(shira_program_set_options(program, &options, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
+  options.reserved = 0;
+  options.first_touch = (shira_first_touch)3;
+  CHECK(shira_program_set_options(program, &options, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
+  CHECK(shira_program_set_options(program, NULL, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
+
+  shira_adapter_pages pages = {.struct_bytes = sizeof(pages)};
+  CHECK(shira_program_get_adapter_pages(program, "tin", &pages, &error) == SHIRA_STATUS_OK);
+  CHECK(pages.page_count == 1 && pages.tensor_pages >= 1 && pages.page_bytes >= 4096);
+  CHECK(shira_program_get_adapter_pages(program, "x", &pages, &error) ==
+        SHIRA_STATUS_UNKNOWN_ADAPTER);
+  pages.struct_bytes = 8;
+  CHECK(shira_program_get_adapter_pages(program, "tin", &pages, &error) ==
+        SHIRA_STATUS_INVALID_ARGUMENT);
+
+  shira_program_memory memory = {.struct_bytes = sizeof(memory)};
+  CHECK(shira_program_get_memory(program, &memory, &error) == SHIRA_STATUS_OK);
+  CHECK(memory.mapped_bytes == 0 && memory.private_bytes == 0 && memory.originals_bytes == 8);
+  uint64_t released_bytes = 1;
+  CHECK(shira_program_release_pages(program, &released_bytes, &error) == SHIRA_STATUS_OK);
+  CHECK(released_bytes == 0);
+}
+
 static void test_switching(shira_program* program, shira_adapter* adapter, float* weights) {
   const shira_member half = {"tin", 0.5f};
   CHECK(shira_program_add_adapter(program, adapter, NULL, 0, &error) ==
@@ -335,6 +363,8 @@ static void test_switching(shira_program* program, shira_adapter* adapter, float
   report.struct_bytes = 8;
   CHECK(shira_program_switch(program, NULL, 0, &report, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
   CHECK(weights[1] == 7);
+
+  test_pages(program);
 
   CHECK(shira_program_begin_forward(program, &error) == SHIRA_STATUS_OK);
   CHECK(shira_program_try_switch(program, NULL, 0, NULL, &error) == SHIRA_STATUS_BUSY);

@@ -446,6 +446,53 @@ TEST_F(MovedPages, KilledWhileTheyAreMovedHarmsNothing) {
   }
 }
 
+// ---- Giving pages back ----
+
+TEST_F(MovedPages, PagesThatShowTheFileAreGivenBack) {
+  for (const FirstTouch first_touch : {FirstTouch::populate, FirstTouch::huge}) {
+    attached_ = std::make_unique<AttachedProgram>(weights_);
+    ASSERT_TRUE(program().set_first_touch(first_touch).ok());
+    expect({{"a", 1}});
+    const uint64_t private_bytes = memory().private_bytes;
+    const ProgramState active = program().state();
+    EXPECT_LT(program().release_pages().value(), private_bytes / 10) << "they hold an adapter";
+    EXPECT_TRUE(attached_->live() == weights_.expected({{"a", 1}}));
+    EXPECT_TRUE(same_state(program().state(), active));
+
+    expect({});
+    const ProgramState base = program().state();
+    const uint64_t before = memory().private_bytes;
+    const Result<uint64_t> released = program().release_pages();
+    ASSERT_TRUE(released.ok()) << released.error().message;
+    EXPECT_EQ(released.value(), before);
+    EXPECT_EQ(memory().private_bytes, 0U);
+    EXPECT_EQ(memory().huge_bytes, 0U);
+    EXPECT_TRUE(attached_->live() == weights_.expected({}));
+    EXPECT_TRUE(same_state(program().state(), base));
+    EXPECT_EQ(program().release_pages().value(), 0U);
+    expect({{"b", 1}});
+  }
+}
+
+TEST_F(MovedPages, WhatSomebodyElseStoredIsNotGivenBack) {
+  for (const FirstTouch first_touch : {FirstTouch::populate, FirstTouch::huge}) {
+    attached_ = std::make_unique<AttachedProgram>(weights_);
+    ASSERT_TRUE(program().set_first_touch(first_touch).ok());
+    expect({{"a", 1}});
+    expect({});
+    uint8_t* stored = moved_byte() + 3 * page_bytes();
+    *stored ^= 0x40;
+    const std::vector<Bytes> live = attached_->live();
+    ASSERT_TRUE(program().release_pages().ok());
+    EXPECT_TRUE(attached_->live() == live);
+    EXPECT_EQ(memory().private_bytes,
+              first_touch == FirstTouch::huge ? huge_page_bytes() : page_bytes());
+    *stored ^= 0x40;
+    EXPECT_EQ(program().release_pages().value(),
+              first_touch == FirstTouch::huge ? huge_page_bytes() : page_bytes());
+  }
+}
+
 // ---- The limit ----
 
 TEST_F(MovedPages, TheLimitRefusesASwitchBeforeAnythingIsTouched) {

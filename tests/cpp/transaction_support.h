@@ -140,6 +140,7 @@ class HookRegion : public Region {
     SHIRA_TRY(ask("read_source", data));
     return real_->read_source(data, size_bytes, out);
   }
+  Result<uint64_t> release_pages() override { return real_->release_pages(); }
   Result<void> hard_revert() override { return real_->hard_revert(); }
 
   using Hook = std::function<void(const uint8_t* data)>;

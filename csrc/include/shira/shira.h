@@ -249,6 +249,52 @@ typedef struct shira_program_state {
 SHIRA_API shira_status shira_program_get_state(shira_program* program, shira_program_state* state,
                                                shira_error* error);
 
+/* ---- pages of attached files, which are copied on write ---- */
+
+typedef enum shira_first_touch {
+  SHIRA_FIRST_TOUCH_AUTO = 0,     /* huge pages where nearly every page is needed, else populate */
+  SHIRA_FIRST_TOUCH_POPULATE = 1, /* the kernel copies the pages that are needed */
+  SHIRA_FIRST_TOUCH_HUGE = 2,     /* a copy in huge pages wherever one of its pages is needed */
+  SHIRA_FIRST_TOUCH_FORCE_32_BIT = 0x7fffffff
+} shira_first_touch;
+
+typedef struct shira_program_options {
+  size_t struct_bytes;
+  uint64_t max_dirty_bytes; /* 0: no limit; else a switch that needs more private memory is refused
+                               with SHIRA_STATUS_DIRTY_LIMIT before anything is touched */
+  shira_first_touch first_touch;
+  uint32_t reserved; /* 0 */
+} shira_program_options;
+/* From now on. SHIRA_STATUS_NOT_SUPPORTED: huge pages where the system has none. */
+SHIRA_API shira_status shira_program_set_options(shira_program* program,
+                                                 const shira_program_options* options,
+                                                 shira_error* error);
+
+typedef struct shira_adapter_pages {
+  size_t struct_bytes;
+  uint64_t page_bytes;   /* of the system */
+  uint64_t page_count;   /* with an entry of the adapter: switching to it makes them private */
+  uint64_t tensor_pages; /* of the tensors it touches */
+} shira_adapter_pages;
+SHIRA_API shira_status shira_program_get_adapter_pages(shira_program* program, const char* name,
+                                                       shira_adapter_pages* pages,
+                                                       shira_error* error);
+
+typedef struct shira_program_memory {
+  size_t struct_bytes;
+  uint64_t mapped_bytes;    /* of the attached files' mappings */
+  uint64_t private_bytes;   /* of them, this process's own copies, as the kernel counts them */
+  uint64_t huge_bytes;      /* of them, in copies that were made in huge pages */
+  uint64_t originals_bytes; /* saved base values */
+} shira_program_memory;
+/* Asks the kernel about every page: for reports. */
+SHIRA_API shira_status shira_program_get_memory(shira_program* program,
+                                                shira_program_memory* memory, shira_error* error);
+/* Gives private pages back whose bytes are those of the file, as after a switch to the base. No
+   weight changes. `released_bytes` may be NULL. */
+SHIRA_API shira_status shira_program_release_pages(shira_program* program, uint64_t* released_bytes,
+                                                   shira_error* error);
+
 /* 1 to 64 threads for checks and stores; never changes a result. */
 SHIRA_API shira_status shira_program_set_threads(shira_program* program, uint32_t count,
                                                  shira_error* error);
