@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ def write_ptd(path: Path, model: Sequence[Layout]) -> None:
         )
         for number, layout in enumerate(model)
     ]
-    tables = bytes(serialize._serialize_to_flatbuffer(schema.FlatTensor(0, segments, named)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Python deprecates is nothing to our users
+        tables = bytes(serialize._serialize_to_flatbuffer(schema.FlatTensor(0, segments, named)))
     header_bytes = aligned_size(serialize.FlatTensorHeader.EXPECTED_LENGTH, 16)
     base = aligned_size(len(tables) + header_bytes, alignment)
     header = serialize.FlatTensorHeader(header_bytes, len(tables), base, end).to_bytes()

@@ -28,7 +28,7 @@ from .resident import (
     make_plan,
     some_rows,
 )
-from .weights import PAGES, as_tensor, element_bytes, numbers
+from .weights import PAGES, as_tensor, check_equal, element_bytes, numbers
 
 _MODEL = "llama2-7b"
 _DENSITY = 0.01
@@ -251,12 +251,14 @@ class _Bench:
             native().touch(self._live.bits[layout.name].reshape(-1), lines[layout.name], 64)
 
         def check() -> None:
-            finish()  # the second time undoes the first
-            self._live.check(self._base)
-            finish()
+            for name, index in lines.items():
+                change = plan.changes[name]
+                places = np.searchsorted(change.mask.indices, index)
+                live = self._live.bits[name].reshape(-1)[index]
+                check_equal(live, plan.originals[name][places] ^ 1)
 
         def finish() -> None:
-            self._live.each(touch)
+            self._live.each(touch)  # the second time undoes the first
 
         return self._baseline(
             f"touch roofline, {plan.kind}, prefetch 64",
