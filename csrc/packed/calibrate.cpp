@@ -18,7 +18,6 @@ namespace {
 constexpr uint32_t kSampleCount = 256;
 // A layout that is wrong at more samples is not the base's with changes: it is another one.
 constexpr uint32_t kMaxWrongSamples = kSampleCount / 4;
-constexpr uint32_t kTile = PackedLayout::kTileColumns;
 
 template <typename T>
 T load(const uint8_t* bytes) {
@@ -66,8 +65,8 @@ class Comparison {
 
   Result<void> block(uint32_t first_row, uint32_t lane_count) const {
     Sums sums{};
-    for (uint32_t column = 0; column < base_.column_count; column += kTile) {
-      const uint32_t count = std::min(kTile, base_.column_count - column);
+    for (uint32_t column = 0; column < base_.column_count; column += layout_.tile_columns()) {
+      const uint32_t count = std::min(layout_.tile_columns(), base_.column_count - column);
       for (uint32_t lane = 0; lane < lane_count; ++lane)
         SHIRA_TRY(tile(first_row + lane, column, count, &sums[lane]));
     }
@@ -81,8 +80,8 @@ class Comparison {
   }
 
   Result<void> tile(uint32_t row, uint32_t first_column, uint32_t count, uint32_t* sum) const {
-    alignas(64) uint8_t codes[kTile * sizeof(float)];
-    alignas(64) uint8_t unpacked[kTile];
+    alignas(64) uint8_t codes[PackedLayout::kTileBytes];
+    alignas(64) uint8_t unpacked[PackedLayout::kTileBytes];
     layout_.read_codes(packed_, row, first_column, count, codes);
     const uint8_t* expected = base_codes(row, first_column, count, unpacked);
     if (std::memcmp(codes, expected, uint64_t{count} * element_bytes_) != 0) {
@@ -93,7 +92,12 @@ class Comparison {
     }
     if (layout_.has_sums()) {
       int32_t total = 0;
-      for (uint32_t j = 0; j < count; ++j) total += static_cast<int8_t>(codes[j]);
+      if (layout_.is_nibbles()) {
+        for (uint32_t j = 0; j < count; ++j) total += codes[j];
+        total -= 8 * static_cast<int32_t>(count);
+      } else {
+        for (uint32_t j = 0; j < count; ++j) total += static_cast<int8_t>(codes[j]);
+      }
       *sum += static_cast<uint32_t>(total);
     }
     return {};
@@ -106,12 +110,13 @@ class Comparison {
       return field("scale", row, load<uint32_t>(packed_ + layout_.row_scale(row)),
                    bits_from_float(scale * factor));
     }
-    if (!layout_.is_grouped()) return {};
-    for (uint32_t group = 0; group < layout_.group_count(); ++group) {
-      const uint64_t index = uint64_t{row} * layout_.group_count() + group;
+    const uint32_t group_count = layout_.is_grouped() ? layout_.group_count() : 0;
+    for (uint32_t group = 0; group < group_count; ++group) {
+      const uint64_t index = uint64_t{row} * group_count + group;
       const auto scale = load<uint16_t>(base_.scales + index * sizeof(uint16_t));
       const auto stored = load<uint16_t>(packed_ + layout_.group_scale(row, group));
-      SHIRA_TRY(field("scale", row, stored, narrow_bf16(widen_bf16(scale) * factor)));
+      const uint16_t expected = narrow_bf16(widen_bf16(scale) * factor);
+      if (stored != expected) return field("scale", row, stored, expected);
       // Sums are computed from stored scales, which must not have lost bits.
       if (bits_from_float(widen_bf16(stored) / factor) != bits_from_float(widen_bf16(scale)))
         return different("a scale", row, hex(stored), "one that is 1/16 of " + hex(scale));
@@ -170,7 +175,7 @@ class Comparison {
       return element(base_.codes + (uint64_t{row} * base_.column_count + column) * element_bytes_);
     uint8_t codes[2];
     base_codes(row, column & ~1U, 2, codes);
-    return static_cast<int8_t>(codes[column & 1U]);
+    return static_cast<int64_t>(codes[column & 1U]) - 8;
   }
 
   int64_t element(const uint8_t* bytes) const {
@@ -181,8 +186,8 @@ class Comparison {
     return is_float(base_.dtype) ? hex(static_cast<uint32_t>(code)) : std::to_string(code);
   }
 
-  /// The codes of a part of a row, one byte for each nibble. REQUIRES of i4: first_column is even,
-  /// and `unpacked` has room for an even number.
+  /// The codes of a part of a row, as PackedLayout::read_codes() gives them. REQUIRES of i4:
+  /// first_column is even, and `unpacked` has room for an even number.
   const uint8_t* base_codes(uint32_t row, uint32_t first_column, uint32_t count,
                             uint8_t* unpacked) const {
     if (!layout_.is_nibbles())
@@ -191,8 +196,8 @@ class Comparison {
     const uint8_t* from = base_.codes + row * row_bytes + first_column / 2;
     const unsigned flip = base_.code_bias ^ 8U;
     for (uint32_t b = 0; b < (count + 1) / 2; ++b) {
-      unpacked[2 * b] = static_cast<uint8_t>(((from[b] & 15U) ^ flip) - 8U);
-      unpacked[2 * b + 1] = static_cast<uint8_t>(((from[b] >> 4U) ^ flip) - 8U);
+      unpacked[2 * b] = static_cast<uint8_t>((from[b] & 15U) ^ flip);
+      unpacked[2 * b + 1] = static_cast<uint8_t>((from[b] >> 4U) ^ flip);
     }
     return unpacked;
   }

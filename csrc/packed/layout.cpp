@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "base/checked_math.h"
 
@@ -121,94 +122,118 @@ void with_piece_bytes(uint32_t piece_bytes, Body body) {
   }
 }
 
-constexpr uint64_t kLowNibbles = 0x0F0F0F0F0F0F0F0FU;
-constexpr uint64_t kOnes = 0x0101010101010101U;
+/// Puts the pieces of one row together. With a rotation, `first` of them lie before `out`.
+template <unsigned kPieceBytes>
+void gather_pieces(const uint8_t* from, uint64_t step_bytes, uint32_t first, uint32_t count,
+                   uint32_t rotation_mask, uint32_t lane, uint8_t* out) {
+  if (rotation_mask == 0) {
+    for (uint32_t i = 0; i < count; ++i)
+      std::memcpy(out + uint64_t{i} * kPieceBytes, from + i * step_bytes, kPieceBytes);
+    return;
+  }
+  for (uint32_t piece = first; piece < first + count; ++piece, from += step_bytes) {
+    const uint32_t to = (piece & ~rotation_mask) | ((piece + lane) & rotation_mask);
+    std::memcpy(out + uint64_t{to - first} * kPieceBytes, from, kPieceBytes);
+  }
+}
+
+/// Both nibbles of every byte, `kDistance` columns apart.
+template <unsigned kDistance>
+void split_nibbles(const uint8_t* units, uint32_t count, uint8_t flip, uint8_t* out) {
+  for (uint32_t i = 0; i < count; i += kDistance, units += kDistance, out += 2 * kDistance) {
+    for (unsigned b = 0; b < kDistance; ++b) {
+      out[b] = static_cast<uint8_t>((units[b] & 15U) ^ flip);
+      out[b + kDistance] = static_cast<uint8_t>((units[b] >> 4U) ^ flip);
+    }
+  }
+}
 
 }  // namespace
 
 void PackedLayout::read_codes(const uint8_t* packed, uint32_t row, uint32_t first_column,
                               uint32_t count, uint8_t* out) const {
   const uint32_t granule = granule_columns(*family_, parameters_);
-  const auto padded = static_cast<uint32_t>(align_up(count, granule));
-  const uint32_t first_unit = unit_of(first_column);
-  const uint32_t end_unit = unit_of(first_column + padded);
-  const uint8_t* codes = packed + block_of(row) + codes_offset_;
-  with_piece_bytes(parameters_.piece_length << element_shift_, [&](auto piece_bytes) {
-    read_pieces<piece_bytes>(codes, row % block_rows(), first_unit, end_unit, out);
-  });
-}
-
-template <unsigned kPieceBytes>
-void PackedLayout::read_pieces(const uint8_t* codes, uint32_t lane, uint32_t first_unit,
-                               uint32_t end_unit, uint8_t* out) const {
-  const uint32_t length = parameters_.piece_length;
-  const uint32_t group_units = is_grouped() ? parameters_.group_length / 2 : UINT32_MAX;
-  const uint32_t first_column = 2 * first_unit;  // of nibbles
-  for (uint32_t unit = first_unit; unit < end_unit;) {
+  uint32_t unit = unit_of(first_column);
+  const uint32_t end = unit_of(first_column + static_cast<uint32_t>(align_up(count, granule)));
+  const uint32_t lane = row % block_rows();
+  const uint32_t piece_bytes = parameters_.piece_length << element_shift_;
+  const uint32_t group_units = is_grouped() ? parameters_.group_length / 2 : end;
+  alignas(64) uint8_t unit_bytes[kTileBytes / 2];
+  uint8_t* units = is_nibbles() ? unit_bytes : out;
+  const uint32_t unit_count = end - unit;
+  while (unit < end) {
     const uint32_t group = unit / group_units;
-    const uint32_t stop = is_grouped() ? std::min(end_unit, (group + 1) * group_units) : end_unit;
-    const uint8_t* from = codes + group * group_scales_bytes() +
-                          (uint64_t{unit} * block_rows() << element_shift_) + lane * kPieceBytes;
-    const uint64_t step_bytes = uint64_t{block_rows()} * kPieceBytes;
-    for (; unit < stop; unit += length, from += step_bytes) {
-      if (!is_nibbles()) {
-        const uint32_t piece = unit >> piece_shift_;
-        const uint32_t target = (piece & ~rotation_mask_) | ((piece + lane) & rotation_mask_);
-        const uint32_t skip = (target << piece_shift_) - first_unit;
-        std::memcpy(out + (uint64_t{skip} << element_shift_), from, kPieceBytes);
-        continue;
-      }
-      const uint32_t low_bits = (1U << nibble_shift_) - 1U;
-      uint8_t* low = out + (unit & low_bits) + ((unit & ~low_bits) << 1) - first_column;
-      uint8_t* high = low + low_bits + 1;
-      for (unsigned b = 0; b < kPieceBytes; ++b) {
-        low[b] = static_cast<uint8_t>(nibble(from[b]));
-        high[b] = static_cast<uint8_t>(nibble(from[b] >> 4U));
-      }
-    }
+    const uint32_t length = std::min(end, (group + 1) * group_units) - unit;
+    const uint8_t* from = packed + block_of(row) + codes_offset_ + group * group_scales_bytes() +
+                          (uint64_t{unit} * block_rows() << element_shift_) + lane * piece_bytes;
+    with_piece_bytes(piece_bytes, [&](auto bytes) {
+      gather_pieces<bytes>(from, uint64_t{block_rows()} * piece_bytes, unit >> piece_shift_,
+                           length >> piece_shift_, rotation_mask_, lane, units);
+    });
+    units += uint64_t{length} << element_shift_;
+    unit += length;
+  }
+  if (is_nibbles()) {
+    with_piece_bytes(1U << nibble_shift_, [&](auto distance) {
+      split_nibbles<distance>(unit_bytes, unit_count, static_cast<uint8_t>(nibble_flip_), out);
+    });
   }
 }
 
 void PackedLayout::add_up(const uint8_t* block, const uint32_t* lanes, size_t lane_count,
                           float* sums) const {
-  with_piece_bytes(parameters_.piece_length, [&](auto piece_bytes) {
-    add_up_pieces<piece_bytes>(block, lanes, lane_count, sums);
+  with_piece_bytes(parameters_.piece_length, [&](auto bytes) {
+    // All rows of a block lie beside each other, which lets compilers take several at once.
+    if (lane_count == block_rows()) {
+      add_up_pieces<bytes>(block, [](size_t j) { return j; }, lane_count, sums);
+    } else {
+      add_up_pieces<bytes>(block, [=](size_t j) { return lanes[j]; }, lane_count, sums);
+    }
   });
 }
 
-template <unsigned kPieceBytes>
-void PackedLayout::add_up_pieces(const uint8_t* block, const uint32_t* lanes, size_t lane_count,
+template <unsigned kPieceBytes, typename Lane>
+void PackedLayout::add_up_pieces(const uint8_t* block, Lane lane, size_t lane_count,
                                  float* sums) const {
-  constexpr unsigned kWordBytes = kPieceBytes < 8 ? kPieceBytes : 8;
-  const uint64_t flip = kOnes * (nibble_flip_ * 0x11U) >> (64 - 8 * kWordBytes);
+  // Four bytes at a time: of such integers, all instruction sets multiply several at once.
+  constexpr unsigned kWordBytes = kPieceBytes < 4 ? kPieceBytes : 4;
+  constexpr uint32_t kOnes = 0x01010101;
+  constexpr uint32_t kLowNibbles = 0x0F0F0F0F;
+  const uint32_t flip = (kOnes * (nibble_flip_ * 0x11U)) >> (32 - 8 * kWordBytes);
   const uint64_t step_bytes = uint64_t{block_rows()} * kPieceBytes;
   const uint32_t piece_count = parameters_.group_length / 2 / kPieceBytes;
   const float unscale = 1.0F / family_->scale_factor;
   const int32_t factor = family_->sum_factor;
+  float added[kMaxBlockRows] = {};
   float scales[kMaxBlockRows];
-  std::fill_n(sums, lane_count, 0.0F);
-  const uint8_t* codes = block + codes_offset_;
-  for (uint32_t group = 0; group < group_count(); ++group, codes += group_bytes()) {
+  const uint8_t* pieces = block + codes_offset_;
+  for (uint32_t group = 0; group < group_count(); ++group) {
+    const uint8_t* stored = pieces + piece_count * step_bytes;
     for (size_t j = 0; j < lane_count; ++j) {
       uint16_t bits;
-      std::memcpy(&bits, codes + group_codes_bytes() + lanes[j] * sizeof(bits), sizeof(bits));
+      std::memcpy(&bits, stored + lane(j) * sizeof(bits), sizeof(bits));
       scales[j] = widen_bf16(bits) * unscale;
     }
-    const uint8_t* pieces = codes;
-    for (uint32_t piece = 0; piece < piece_count; ++piece, pieces += step_bytes) {
+    for (; pieces != stored; pieces += step_bytes) {
+      for (uint64_t line = 0; line < step_bytes; line += 64)
+        __builtin_prefetch(pieces + block_bytes_ + line);  // of the next block
       for (size_t j = 0; j < lane_count; ++j) {
-        uint64_t total = 0;
+        uint32_t total = 0;
         for (unsigned b = 0; b < kPieceBytes; b += kWordBytes) {
-          uint64_t word = 0;
-          std::memcpy(&word, pieces + lanes[j] * kPieceBytes + b, kWordBytes);
+          const uint8_t* from = pieces + lane(j) * kPieceBytes + b;
+          uint32_t word = *from;
+          if constexpr (kWordBytes != 1) std::memcpy(&word, from, kWordBytes);
           word ^= flip;
-          total += ((word & kLowNibbles) + (word >> 4U & kLowNibbles)) * kOnes >> 56U;
+          const uint32_t pairs = (word & kLowNibbles) + (word >> 4U & kLowNibbles);
+          total += kWordBytes == 1 ? pairs : pairs * kOnes >> 24U;
         }
         const int32_t sum = static_cast<int32_t>(total) - static_cast<int32_t>(16 * kPieceBytes);
-        sums[j] += static_cast<float>(factor * sum) * scales[j];
+        added[j] += static_cast<float>(factor * sum) * scales[j];
       }
     }
+    pieces += group_scales_bytes();
   }
+  std::copy_n(added, lane_count, sums);
 }
 
 }  // namespace shira

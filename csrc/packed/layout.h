@@ -58,7 +58,7 @@ class PackedLayout {
  public:
   static constexpr uint32_t kMaxBlockRows = 128;
   static constexpr uint32_t kMaxPieceLength = 16;
-  static constexpr uint32_t kTileColumns = 512;  // a multiple of what any piece needs
+  static constexpr uint32_t kTileBytes = 512;
 
   struct Parameters {
     uint32_t row_count = 0;
@@ -135,15 +135,16 @@ class PackedLayout {
     return (static_cast<uint32_t>(code + 8) ^ nibble_flip_) & 15U;
   }
 
-  /// Writes the codes of columns [first_column, first_column + count) of a row: as int8, or as
-  /// floats of element_bytes(). REQUIRES: first_column is a multiple of kTileColumns, count is at
-  /// most that, and `out` has room for kTileColumns elements.
+  /// Writes the codes of columns [first_column, first_column + count) of a row: as floats of
+  /// element_bytes(), as int8, or of i4 each plus 8. REQUIRES: first_column is a multiple of
+  /// tile_columns(), count is at most that, and `out` has kTileBytes.
+  uint32_t tile_columns() const { return kTileBytes >> element_shift_; }
   void read_codes(const uint8_t* packed, uint32_t row, uint32_t first_column, uint32_t count,
                   uint8_t* out) const;
 
   /// sums[j] = the sum of row `lanes[j]` of a block, of what its codes and scales are now: added up
   /// in the order in which packing does it, so that the same codes give the same bits. REQUIRES:
-  /// is_grouped(), and the thread rounds to nearest and keeps subnormals.
+  /// is_grouped(), the lanes ascend, and the thread rounds to nearest and keeps subnormals.
   void add_up(const uint8_t* block, const uint32_t* lanes, size_t lane_count, float* sums) const;
 
   /// "x8 nr=8 kr=4 sr=1"
@@ -166,15 +167,8 @@ class PackedLayout {
   uint64_t group_scales_bytes() const { return block_rows() * sizeof(uint16_t); }
   uint64_t group_bytes() const { return group_codes_bytes() + group_scales_bytes(); }
 
-  template <typename Piece>
-  void for_each_piece(const uint8_t* codes, uint32_t lane, uint32_t first_unit, uint32_t end_unit,
-                      Piece piece) const;
-  template <unsigned kPieceBytes>
-  void read_pieces(const uint8_t* codes, uint32_t lane, uint32_t first_unit, uint32_t end_unit,
-                   uint8_t* out) const;
-  template <unsigned kPieceBytes>
-  void add_up_pieces(const uint8_t* block, const uint32_t* lanes, size_t lane_count,
-                     float* sums) const;
+  template <unsigned kPieceBytes, typename Lane>
+  void add_up_pieces(const uint8_t* block, Lane lane, size_t lane_count, float* sums) const;
 
   const PackedFamily* family_;
   Parameters parameters_;
