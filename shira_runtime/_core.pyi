@@ -104,6 +104,7 @@ class AdapterFile:
         public_key: bytes | None,
         index_sources: Sequence[AdapterFile],
         keep_content: bool = True,
+        thread_count: int = 1,
     ) -> AdapterFile: ...
     @staticmethod
     def from_bytes(
@@ -113,6 +114,7 @@ class AdapterFile:
         public_key: bytes | None,
         index_sources: Sequence[AdapterFile],
         keep_content: bool = True,
+        thread_count: int = 1,
     ) -> AdapterFile: ...
     @property
     def path(self) -> str: ...

@@ -16,6 +16,7 @@ __all__ = ["Adapter", "AdapterFile", "key_bytes"]
 
 _NAMES_IN_MESSAGE = 8
 _MAXIMUM_TIERS = 8
+_MAXIMUM_THREADS = 64
 
 
 Sources: TypeAlias = "Iterable[AdapterFile | Adapter] | AdapterFile | Adapter"
@@ -49,6 +50,7 @@ class AdapterFile:
         public_key: bytes | None = None,
         index_from: Sources = (),
         keep_content: bool = True,
+        threads: int = 1,
     ) -> AdapterFile:
         """Read and check a .shb file.
 
@@ -63,6 +65,8 @@ class AdapterFile:
                 is saved, but other files cannot refer to this one, and `check_digests` works only
                 if there was a `public_key`. Of a signed file that is opened without a key they are
                 kept in any case.
+            threads: how many, 1 to 64, read and check a large file; what is opened does not depend
+                on it.
 
         Raises:
             FormatError: the file breaks a rule of docs/FORMAT.md; `offset_bytes` says where.
@@ -74,7 +78,7 @@ class AdapterFile:
                 not have.
             FileError: the file cannot be read.
         """
-        options = _open_options(tiers, public_key, index_from, keep_content)
+        options = _open_options(tiers, public_key, index_from, keep_content, threads)
         encoded = os.fsencode(path)
         if b"\0" in encoded:
             raise error_of("INVALID_ARGUMENT", f"path {path!r} holds a zero byte")
@@ -90,9 +94,10 @@ class AdapterFile:
         public_key: bytes | None = None,
         index_from: Sources = (),
         keep_content: bool = True,
+        threads: int = 1,
     ) -> AdapterFile:
         """Check a .shb file that is in memory, as `open`; `label` stands for its path in errors."""
-        options = _open_options(tiers, public_key, index_from, keep_content)
+        options = _open_options(tiers, public_key, index_from, keep_content, threads)
         return cls(_core.AdapterFile.from_bytes(data, label, *options))
 
     @property
@@ -209,6 +214,7 @@ class Adapter:
         public_key: bytes | None = None,
         index_from: Sources = (),
         keep_content: bool = True,
+        threads: int = 1,
     ) -> Adapter:
         """Read and check a .shb file, and return its adapter.
 
@@ -219,6 +225,7 @@ class Adapter:
             public_key: as for `AdapterFile.open`.
             index_from: as for `AdapterFile.open`.
             keep_content: as for `AdapterFile.open`; what is only added to programs can do without.
+            threads: as for `AdapterFile.open`.
 
         Raises:
             UsageError: INVALID_ARGUMENT: there are several adapters; UNKNOWN_ADAPTER: none is
@@ -231,6 +238,7 @@ class Adapter:
             public_key=public_key,
             index_from=index_from,
             keep_content=keep_content,
+            threads=threads,
         )
         return file.adapter(name)
 
@@ -245,6 +253,7 @@ class Adapter:
         public_key: bytes | None = None,
         index_from: Sources = (),
         keep_content: bool = True,
+        threads: int = 1,
     ) -> Adapter:
         """Check a .shb file that is in memory, as `open`; `label` stands for its path in errors."""
         file = AdapterFile.from_bytes(
@@ -254,6 +263,7 @@ class Adapter:
             public_key=public_key,
             index_from=index_from,
             keep_content=keep_content,
+            threads=threads,
         )
         return file.adapter(name)
 
@@ -325,8 +335,14 @@ class Adapter:
 
 
 def _open_options(
-    tiers: int | None, public_key: bytes | None, index_from: Sources, keep_content: bool
-) -> tuple[int, bytes | None, list[_core.AdapterFile], bool]:
+    tiers: int | None,
+    public_key: bytes | None,
+    index_from: Sources,
+    keep_content: bool,
+    threads: int,
+) -> tuple[int, bytes | None, list[_core.AdapterFile], bool, int]:
+    if type(threads) is not int or not 1 <= threads <= _MAXIMUM_THREADS:
+        raise error_of("INVALID_ARGUMENT", f"threads is {threads!r}, expected 1 to {_MAXIMUM_THREADS}")
     if tiers is not None and (type(tiers) is not int or not 1 <= tiers <= _MAXIMUM_TIERS):
         raise error_of("INVALID_ARGUMENT", f"tiers is {tiers!r}, expected 1 to {_MAXIMUM_TIERS}")
     if isinstance(index_from, AdapterFile | Adapter):
@@ -340,7 +356,7 @@ def _open_options(
             )
     files = [source.file if isinstance(source, Adapter) else source for source in sources]
     key = None if public_key is None else key_bytes(public_key)
-    return tiers or 0, key, [file._core for file in files], keep_content
+    return tiers or 0, key, [file._core for file in files], keep_content, threads
 
 
 def key_bytes(public_key: bytes) -> bytes:

@@ -30,7 +30,19 @@ class ArrayPool {
     SHIRA_ASSIGN(Array<uint8_t> memory, Array<uint8_t>::make(static_cast<size_t>(size_bytes)));
     pool.memory_.reset(new (std::nothrow) Array<uint8_t>(std::move(memory)));
     if (!pool.memory_) return Error{Status::OUT_OF_MEMORY, "no memory for an array pool"};
+    pool.end_bytes_ = pool.memory_->size();
     return pool;
+  }
+
+  /// A pool of its own with the next `size_bytes` of this one's room, or what there is, for another
+  /// thread to take arrays from.
+  ArrayPool cut(uint64_t size_bytes) {
+    ArrayPool part;
+    part.memory_ = memory_;
+    part.used_bytes_ = used_bytes_;
+    used_bytes_ += static_cast<size_t>(std::min<uint64_t>(size_bytes, end_bytes_ - used_bytes_));
+    part.end_bytes_ = used_bytes_;
+    return part;
   }
 
   /// What an array of `count` elements takes. REQUIRES: no overflow.
@@ -42,7 +54,7 @@ class ArrayPool {
   /// The next array, of its own memory where the pool has no room. OUT_OF_MEMORY.
   template <typename T>
   Result<Array<T>> take(size_t count) {
-    const size_t room_bytes = memory_ ? memory_->size() - used_bytes_ : 0;
+    const size_t room_bytes = end_bytes_ - used_bytes_;
     if (count > room_bytes / sizeof(T)) return Array<T>::make(count);
     const size_t begin = used_bytes_;
     used_bytes_ += static_cast<size_t>(std::min<uint64_t>(bytes_of<T>(count), room_bytes));
@@ -53,7 +65,8 @@ class ArrayPool {
   static constexpr size_t kAlignment = 64;  // of the arrays to each other: no shared cache line
 
   std::shared_ptr<Array<uint8_t>> memory_;
-  size_t used_bytes_ = 0;
+  size_t used_bytes_ = 0;  // up to here arrays were cut from the memory
+  size_t end_bytes_ = 0;   // where this pool's room ends
 };
 
 }  // namespace shira

@@ -23,6 +23,24 @@ constexpr uint32_t times_x(uint32_t value) {
   return (value >> 1) ^ ((value & 1U) != 0 ? kPolynomial : 0U);
 }
 
+constexpr uint32_t multiply(uint32_t a, uint32_t b) {
+  uint32_t product = 0;
+  for (uint32_t bit = 1U << 31; bit != 0; bit >>= 1, b = times_x(b)) {
+    if ((a & bit) != 0) product ^= b;
+  }
+  return product;
+}
+
+constexpr std::array<uint32_t, 64> make_zero_byte_powers() {
+  std::array<uint32_t, 64> powers{};
+  powers[0] = 1U << (31 - 8);  // x^8: one byte
+  for (size_t i = 1; i < powers.size(); ++i) powers[i] = multiply(powers[i - 1], powers[i - 1]);
+  return powers;
+}
+
+/// By i: what 2^i zero bytes multiply a register by.
+constexpr std::array<uint32_t, 64> kZeroBytePowers = make_zero_byte_powers();
+
 constexpr std::array<uint32_t, 256> make_crc_table() {
   std::array<uint32_t, 256> table{};
   for (uint32_t byte = 0; byte < 256; ++byte) {
@@ -67,24 +85,14 @@ bool has_crc32c_instruction() {
 #if defined(SHIRA_CRC32C_HARDWARE)
 // The instruction takes a new word every cycle but answers after three, so three lanes of bytes go
 // side by side. A register at the end of one lane is then moved over the next as if that were zero.
-constexpr size_t kLaneBytes = 1024;  // a power of two
+constexpr size_t kLaneBytesLog2 = 10;
+constexpr size_t kLaneBytes = size_t{1} << kLaneBytesLog2;
 
 /// What kLaneBytes zero bytes make of each byte of the register, by its place.
 using LaneTable = std::array<std::array<uint32_t, 256>, 4>;
 
-constexpr uint32_t multiply(uint32_t a, uint32_t b) {
-  uint32_t product = 0;
-  for (uint32_t bit = 1U << 31; bit != 0; bit >>= 1, b = times_x(b)) {
-    if ((a & bit) != 0) product ^= b;
-  }
-  return product;
-}
-
 constexpr LaneTable make_lane_table() {
-  uint32_t power = 1U << (31 - 8);  // x^8: one byte
-  for (size_t byte_count = 1; byte_count < kLaneBytes; byte_count *= 2) {
-    power = multiply(power, power);
-  }
+  const uint32_t power = kZeroBytePowers[kLaneBytesLog2];
   LaneTable table{};
   for (uint32_t place = 0; place < 4; ++place) {
     for (uint32_t byte = 0; byte < 256; ++byte) {
@@ -155,6 +163,14 @@ std::vector<Crc32cVariant> crc32c_variants() {
 uint32_t crc32c(const void* bytes, size_t size_bytes, uint32_t crc) {
   static const Crc32cUpdate update = choose_crc32c();
   return ~update(~crc, static_cast<const uint8_t*>(bytes), size_bytes);
+}
+
+uint32_t crc32c_combine(uint32_t first_crc, uint32_t second_crc, uint64_t second_bytes) {
+  // The inversions at the ends of both sums cancel each other out.
+  for (size_t i = 0; second_bytes >> i != 0; ++i) {
+    if ((second_bytes >> i & 1U) != 0) first_crc = multiply(kZeroBytePowers[i], first_crc);
+  }
+  return first_crc ^ second_crc;
 }
 
 std::string to_hex(const uint8_t* bytes, size_t size_bytes) {

@@ -14,6 +14,10 @@ namespace shira {
 /// continue.
 uint32_t crc32c(const void* bytes, size_t size_bytes, uint32_t crc = 0);
 
+/// That of `first` and `second` one after the other, where `second_bytes` is the size of the
+/// latter.
+uint32_t crc32c_combine(uint32_t first_crc, uint32_t second_crc, uint64_t second_bytes);
+
 /// Every way to compute it that was compiled in, best first; crc32c() uses the first supported one.
 /// `update` works on the raw register, without the initial and final inversion.
 using Crc32cUpdate = uint32_t (*)(uint32_t crc, const uint8_t* bytes, size_t size_bytes);

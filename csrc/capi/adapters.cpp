@@ -40,6 +40,7 @@ Result<shira::OpenOptions> to_options(const shira_open_options* options) {
     return invalid_argument("options->index_sources is NULL");
   known.tier_count = options->tier_count;
   known.keep_content = options->keep_content != 0;
+  if (options->thread_count != 0) known.thread_count = options->thread_count;
   if (options->public_key != nullptr) known.public_key = to_key(options->public_key);
   for (size_t i = 0; i < options->index_source_count; ++i) {
     if (options->index_sources[i] == nullptr) return invalid_argument("an index source is NULL");

@@ -39,15 +39,16 @@ Result<Hash256> compute_content_digest(ByteReader file, size_t section_count) {
 
 }  // namespace
 
-Result<void> check_file_digests(ByteReader file, const std::vector<SectionInfo>& sections) {
-  for (uint32_t number = 0; number < sections.size(); ++number) {
+Result<void> check_file_digests(ByteReader file, const std::vector<SectionInfo>& sections,
+                                ThreadPool* pool) {
+  SHIRA_TRY(pool->run(sections.size(), file.size(), [&](size_t number) -> Result<void> {
     const SectionInfo& section = sections[number];
     SHIRA_ASSIGN(const Hash256 digest,
                  sha256(file.data() + section.offset_bytes, section.size_bytes));
-    if (digest == section.sha256) continue;
-    return mismatch(Record(file, layout::section_row(number)), layout::section::kSha256,
-                    section_name(section), digest);
-  }
+    if (digest == section.sha256) return {};
+    return mismatch(Record(file, layout::section_row(static_cast<uint32_t>(number))),
+                    layout::section::kSha256, section_name(section), digest);
+  }));
   SHIRA_ASSIGN(const Hash256 digest, compute_content_digest(file, sections.size()));
   const Record header(file, 0);
   if (std::memcmp(digest.data(), header.bytes(layout::header::kContentDigest), digest.size()) != 0)
@@ -72,8 +73,8 @@ Result<void> check_signer(ByteReader file, const PublicKey& key) {
 }
 
 Result<void> check_file_signature(ByteReader file, const std::vector<SectionInfo>& sections,
-                                  const PublicKey& key) {
-  SHIRA_TRY(check_file_digests(file, sections));
+                                  const PublicKey& key, ThreadPool* pool) {
+  SHIRA_TRY(check_file_digests(file, sections, pool));
   SHIRA_TRY(check_signer(file, key));
   const Record header(file, 0);
   std::array<uint8_t, sizeof(kSignaturePrefix) + sizeof(Hash256)> message;

@@ -7,13 +7,15 @@
 #include "base/byte_reader.h"
 #include "base/result.h"
 #include "base/signature.h"
+#include "base/thread_pool.h"
 #include "format/adapter_file.h"
 
 namespace shira {
 
 /// Every section's SHA-256, then content_digest. DIGEST_MISMATCH with the field's offset,
 /// NO_CRYPTOGRAPHY. REQUIRES: the section table was checked.
-Result<void> check_file_digests(ByteReader file, const std::vector<SectionInfo>& sections);
+Result<void> check_file_digests(ByteReader file, const std::vector<SectionInfo>& sections,
+                                ThreadPool* pool);
 
 /// The header says that the file was signed with the secret half of `key`: NOT_SIGNED, WRONG_KEY,
 /// NO_CRYPTOGRAPHY. Not that it is true.
@@ -21,6 +23,6 @@ Result<void> check_signer(ByteReader file, const PublicKey& key);
 
 /// The digests, check_signer(), and then that it is true: BAD_SIGNATURE.
 Result<void> check_file_signature(ByteReader file, const std::vector<SectionInfo>& sections,
-                                  const PublicKey& key);
+                                  const PublicKey& key, ThreadPool* pool);
 
 }  // namespace shira

@@ -103,6 +103,9 @@ struct OpenOptions {
   /// signed file that is opened without a key they are kept in any case, so that check_signature()
   /// can always be answered.
   bool keep_content = true;
+  /// 1 to ThreadPool::kMaxThreads: how many threads read, check and decode. A small file is opened
+  /// by one, and one tensor decoded by one. The answer never depends on it.
+  uint32_t thread_count = 1;
 };
 
 /// Immutable once opened, so it may be shared between threads and programs.

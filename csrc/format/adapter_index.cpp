@@ -10,6 +10,7 @@
 #include "base/checked_math.h"
 #include "format/adapter_steps.h"
 #include "format/message.h"
+#include "format/row_groups.h"
 
 namespace shira {
 namespace {
@@ -199,15 +200,15 @@ Result<std::shared_ptr<const IndexList>> decode_list(const IndexRow& row, ArrayP
   return list;
 }
 
-/// Memory for the lists that are still to be decoded. Those of several tiers are merged one by one
-/// and must go one by one, too.
-Result<ArrayPool> make_list_pool(const ParsedFile& file, const IndexTable& table) {
+/// What the lists of `group` take that are still to be decoded.
+uint64_t new_list_bytes(const IndexTable& table, const RowGroup& group) {
   uint64_t size_bytes = 0;
-  for (const IndexRow& row : table.rows) {
+  for (size_t number = group.begin; number < group.end; ++number) {
+    const IndexRow& row = table.rows[number];
     const bool is_new = !is_derived(row.stream.codec) && row.list.expired();
-    if (is_new && file.opened_tier_count == 1) size_bytes += decoded_index_bytes(row.stream);
+    if (is_new) size_bytes += decoded_index_bytes(row.stream);
   }
-  return ArrayPool::make(size_bytes);
+  return size_bytes;
 }
 
 /// Their streams were only to be summed; of their rows everything is known.
@@ -222,31 +223,62 @@ void spend_unopened_tiers(const ParsedFile& file) {
   spent.flush();
 }
 
-Result<void> decode_tier(uint32_t tier, ParsedFile* file) {
-  TierIndex& index = file->tiers[tier];
-  const size_t row_count = index.table->rows.size();
-  std::vector<std::shared_ptr<const IndexList>> lists(row_count);
-  index.rules.resize(row_count);
-  SHIRA_ASSIGN(ArrayPool pool, make_list_pool(*file, *index.table));
-  SpentBytes spent(index.own && !file->keeps_content);
-  for (uint32_t number = 0; number < row_count; ++number) {
+using Lists = std::vector<std::shared_ptr<const IndexList>>;
+
+/// One tier being decoded: the lists and rules by row of its table.
+struct TierDecoder {
+  const ParsedFile& file;
+  uint32_t tier;
+  TierIndex& index;
+  Lists lists;
+
+  /// Nothing but the rows of this group is written to.
+  Result<void> decode_group(const RowGroup& group, ArrayPool* pool) {
+    SpentBytes spent(index.own && !file.keeps_content);
+    for (size_t number = group.begin; number < group.end; ++number) {
+      Result<void> decoded = decode_row(number, pool, &spent);
+      if (!decoded.ok()) {
+        return place_error(file, tier, static_cast<uint32_t>(number), std::move(decoded.error()));
+      }
+      const ByteReader& bytes = index.table->rows[number].stream.bytes;
+      spent.spend(bytes.data(), bytes.data() + bytes.size());
+    }
+    spent.flush();
+    return {};
+  }
+
+  Result<void> decode_row(size_t number, ArrayPool* pool, SpentBytes* spent) {
     const IndexRow& row = index.table->rows[number];
     if (is_derived(row.stream.codec)) {
-      Result<MaskRule> rule = parse_mask_rule(row.stream);
-      if (!rule.ok()) return place_error(*file, tier, number, std::move(rule.error()));
-      index.rules[number] = rule.value();
-    } else {
-      Result<std::shared_ptr<const IndexList>> list = decode_list(row, &pool, &spent);
-      if (!list.ok()) return place_error(*file, tier, number, std::move(list.error()));
-      lists[number] = std::move(list.value());
-      if (index.own) index.own->rows[number].list = lists[number];
+      SHIRA_ASSIGN(index.rules[number], parse_mask_rule(row.stream));
+      return {};
     }
-    spent.spend(row.stream.bytes.data(), row.stream.bytes.data() + row.stream.bytes.size());
+    SHIRA_ASSIGN(lists[number], decode_list(row, pool, spent));
+    if (index.own) index.own->rows[number].list = lists[number];
+    return {};
   }
-  spent.flush();
+};
+
+Result<void> decode_tier(uint32_t tier, ParsedFile* file) {
+  TierIndex& index = file->tiers[tier];
+  const IndexTable& table = *index.table;
+  index.rules.resize(table.rows.size());
+  TierDecoder decoder{*file, tier, index, Lists(table.rows.size())};
+  const RowGroups groups(table.rows.size(),
+                         [&](size_t number) { return table.rows[number].stream.bytes.size(); });
+  // Lists share an allocation, but for those of several tiers, which are merged one by one and must
+  // go one by one, too.
+  std::vector<ArrayPool> pools(groups.size());
+  if (file->opened_tier_count == 1) {
+    SHIRA_ASSIGN(ArrayPool pool, ArrayPool::make(new_list_bytes(table, {0, table.rows.size()})));
+    for (size_t i = 0; i < groups.size(); ++i)
+      pools[i] = pool.cut(new_list_bytes(table, groups[i]));
+  }
+  SHIRA_TRY(groups.run(file->pool.get(),
+                       [&](size_t i) { return decoder.decode_group(groups[i], &pools[i]); }));
   for (size_t i = 0; i < file->rows.size(); ++i) {
     const TensorRow& row = file->rows[i];
-    if (row.tier == tier) file->positions[i] = lists[row.index_number];
+    if (row.tier == tier) file->positions[i] = decoder.lists[row.index_number];
   }
   return {};
 }

@@ -10,26 +10,24 @@
 #include "format/adapter_digests.h"
 #include "format/adapter_values.h"
 #include "format/message.h"
+#include "format/row_groups.h"
 
 namespace shira {
-AdapterParser::AdapterParser(AdapterFile* file, const Header& header,
-                             std::vector<SectionInfo> sections)
-    : file_(*file) {
+AdapterParser::AdapterParser(AdapterFile* file, FileBytes* bytes) : file_(*file) {
+  file->bytes_ = std::move(bytes->bytes);
   parsed_.bytes = ByteReader(file->bytes_.data(), file->bytes_.size());
-  parsed_.header = header;
-  parsed_.sections = std::move(sections);
+  parsed_.header = bytes->header;
+  parsed_.sections = std::move(bytes->sections);
+  parsed_.pool = std::move(bytes->pool);
 }
 
-Result<std::shared_ptr<const AdapterFile>> AdapterParser::parse(Array<uint8_t> bytes,
+Result<std::shared_ptr<const AdapterFile>> AdapterParser::parse(FileBytes bytes,
                                                                 const std::string& label,
-                                                                const Header& header,
-                                                                std::vector<SectionInfo> sections,
                                                                 const OpenOptions& options) {
   std::shared_ptr<AdapterFile> file(new (std::nothrow) AdapterFile());
   if (!file) return Error{Status::OUT_OF_MEMORY, "no memory for the adapter"};
   file->path_ = label;
-  file->bytes_ = std::move(bytes);
-  AdapterParser parser(file.get(), header, std::move(sections));
+  AdapterParser parser(file.get(), &bytes);
   SHIRA_TRY(parser.run_steps(options));
   parser.describe_file();
   SHIRA_TRY(parser.build_adapters());
@@ -37,9 +35,9 @@ Result<std::shared_ptr<const AdapterFile>> AdapterParser::parse(Array<uint8_t> b
 }
 
 Result<void> AdapterParser::run_steps(const OpenOptions& options) {
-  SHIRA_TRY(check_section_bytes(parsed_.bytes, parsed_.sections));
   if (options.public_key) {
-    SHIRA_TRY(check_file_signature(parsed_.bytes, parsed_.sections, *options.public_key));
+    SHIRA_TRY(check_file_signature(parsed_.bytes, parsed_.sections, *options.public_key,
+                                   parsed_.pool.get()));
     file_.passed_key_ = options.public_key;
   }
   // Of a signed file somebody may come to ask whether the signature is right.
@@ -129,7 +127,7 @@ Result<void> AdapterParser::build_adapters() {
     }
   }
   for (SpentBytes& spent : spent_values_) spent.flush();
-  return {};
+  return unpack_all();
 }
 
 Result<void> AdapterParser::build_tensor(uint32_t last_row, AdapterTensor* tensor) {
@@ -192,32 +190,54 @@ Result<void> AdapterParser::take_positions(const std::vector<uint32_t>& row_numb
 
 Result<void> AdapterParser::take_values(const std::vector<uint32_t>& row_numbers,
                                         const IndexLists& lists, AdapterTensor* tensor) {
+  if (row_numbers.size() > 1) return merge_values_of(row_numbers, lists, tensor);
+  const ValueStream& stream = parsed_.rows[row_numbers[0]].values;
+  tensor->values = stream.bytes.data();
+  if (!is_packed(stream.codec)) return {};  // the values stay where they are
+  SHIRA_ASSIGN(Array<uint8_t> unpacked, make_unpacked(stream, &value_pool_));
+  tensor->values = unpacked.data();
+  packed_.push_back({&stream, unpacked.data()});
+  file_.unpacked_.push_back(std::move(unpacked));
+  return {};
+}
+
+Result<void> AdapterParser::merge_values_of(const std::vector<uint32_t>& row_numbers,
+                                            const IndexLists& lists, AdapterTensor* tensor) {
   std::vector<Array<uint8_t>> unpacked;
   std::vector<const uint8_t*> values;
   for (const uint32_t number : row_numbers) {
     const ValueStream& stream = parsed_.rows[number].values;
     values.push_back(stream.bytes.data());
     if (!is_packed(stream.codec)) continue;
-    SHIRA_ASSIGN(Array<uint8_t> part, unpack_values(stream, &value_pool_));
+    SHIRA_ASSIGN(Array<uint8_t> part, make_unpacked(stream, &value_pool_));
+    unpack_values(stream, part.data());
+    values.back() = part.data();
     unpacked.push_back(std::move(part));
-    values.back() = unpacked.back().data();
   }
-  tensor->values = values[0];
-  if (values.size() > 1) {
-    SHIRA_ASSIGN(Array<uint8_t> merged,
-                 merge_values(lists, values, dtype_bytes(tensor->value_dtype)));
-    tensor->values = merged.data();
-    unpacked.clear();
-    unpacked.push_back(std::move(merged));
-  }
-  if (unpacked.empty()) return {};  // the values stay where they are
-  for (Array<uint8_t>& array : unpacked) file_.unpacked_.push_back(std::move(array));
+  SHIRA_ASSIGN(Array<uint8_t> merged,
+               merge_values(lists, values, dtype_bytes(tensor->value_dtype)));
+  tensor->values = merged.data();
+  file_.unpacked_.push_back(std::move(merged));
   for (const uint32_t number : row_numbers) {
     const TensorRow& row = parsed_.rows[number];
     const ByteReader& bytes = row.values.bytes;
     spent_values_[row.tier].spend(bytes.data(), bytes.data() + bytes.size());
   }
   return {};
+}
+
+Result<void> AdapterParser::unpack_all() {
+  const RowGroups groups(packed_.size(), [&](size_t i) { return packed_[i].stream->bytes.size(); });
+  return groups.run(parsed_.pool.get(), [&](size_t number) -> Result<void> {
+    SpentBytes spent(!parsed_.keeps_content);
+    for (size_t i = groups[number].begin; i < groups[number].end; ++i) {
+      const ByteReader& bytes = packed_[i].stream->bytes;
+      unpack_values(*packed_[i].stream, packed_[i].out);
+      spent.spend(bytes.data(), bytes.data() + bytes.size());
+    }
+    spent.flush();
+    return {};
+  });
 }
 
 }  // namespace shira

@@ -12,22 +12,25 @@
 #include "format/adapter_file.h"
 #include "format/adapter_steps.h"
 #include "format/adapter_tiers.h"
+#include "format/file_bytes.h"
 
 namespace shira {
 
 class AdapterParser {
  public:
-  /// Everything from the bytes of the sections on: step 1 and the section table were done by
-  /// read_header() and read_section_table(). Errors carry tensor and offset; the label is the
-  /// caller's to add.
-  static Result<std::shared_ptr<const AdapterFile>> parse(Array<uint8_t> bytes,
-                                                          const std::string& label,
-                                                          const Header& header,
-                                                          std::vector<SectionInfo> sections,
+  /// Steps 3 to 10, and digests and signature before them if there is a key. Errors carry tensor
+  /// and offset; the label is the caller's to add.
+  static Result<std::shared_ptr<const AdapterFile>> parse(FileBytes bytes, const std::string& label,
                                                           const OpenOptions& options);
 
  private:
-  AdapterParser(AdapterFile* file, const Header& header, std::vector<SectionInfo> sections);
+  /// Values that are unpacked when there is a place for all of them.
+  struct Packed {
+    const ValueStream* stream = nullptr;
+    uint8_t* out = nullptr;
+  };
+
+  AdapterParser(AdapterFile* file, FileBytes* bytes);
 
   Result<void> run_steps(const OpenOptions& options);
   Result<void> choose_tiers(const OpenOptions& options);
@@ -40,11 +43,15 @@ class AdapterParser {
   Result<void> take_positions(const std::vector<uint32_t>& row_numbers, AdapterTensor* tensor);
   Result<void> take_values(const std::vector<uint32_t>& row_numbers, const IndexLists& lists,
                            AdapterTensor* tensor);
+  Result<void> merge_values_of(const std::vector<uint32_t>& row_numbers, const IndexLists& lists,
+                               AdapterTensor* tensor);
+  Result<void> unpack_all();
 
   AdapterFile& file_;
   ParsedFile parsed_;
   ArrayPool value_pool_;
-  std::vector<SpentBytes> spent_values_;  // by tier, in the order of its VALUES section
+  std::vector<Packed> packed_;
+  std::vector<SpentBytes> spent_values_;  // of merged ones, by tier, in the order of VALUES
   /// By the lists of the tiers: adapters that share positions share the merged ones too.
   std::map<std::vector<const IndexList*>, std::shared_ptr<const IndexList>> merged_;
 };

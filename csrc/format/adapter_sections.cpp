@@ -130,16 +130,16 @@ Result<std::vector<SectionInfo>> read_section_table(const Header& header, ByteRe
   return sections;
 }
 
-Result<void> check_section_bytes(ByteReader file, const std::vector<SectionInfo>& sections) {
+Result<void> check_section_bytes(ByteReader file, const std::vector<SectionInfo>& sections,
+                                 const std::vector<uint32_t>& crc32c_sums) {
   uint64_t end = layout::section_row(static_cast<uint32_t>(sections.size()));
   for (uint32_t number = 0; number < sections.size(); ++number) {
     const SectionInfo& section = sections[number];
     const Record row(file, layout::section_row(number));
     SHIRA_TRY(row.check_zero_at(end, section.offset_bytes, "the padding between sections"));
-    const uint32_t crc = crc32c(file.data() + section.offset_bytes, section.size_bytes);
-    if (crc != section.crc32c) {
+    if (crc32c_sums[number] != section.crc32c) {
       return row.refuse(Status::SECTION_CHECKSUM, kCrc,
-                        wrong_crc(section_name(section), crc, section.crc32c));
+                        wrong_crc(section_name(section), crc32c_sums[number], section.crc32c));
     }
     end = end_of(section);
   }

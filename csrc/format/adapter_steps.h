@@ -10,6 +10,7 @@
 
 #include "base/array.h"
 #include "base/spent_bytes.h"
+#include "base/thread_pool.h"
 #include "format/adapter_file.h"
 #include "format/adapter_index.h"
 #include "format/adapter_record.h"
@@ -59,6 +60,7 @@ struct ParsedFile {
   Header header;
   std::vector<SectionInfo> sections;
   uint32_t opened_tier_count = 0;
+  std::shared_ptr<ThreadPool> pool;
   bool keeps_content = true;  // else coded bytes are spent where nothing points to them for good
   TakenNames names;
   std::vector<AdapterRow> adapters;

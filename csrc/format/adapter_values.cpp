@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include "format/row_groups.h"
+
 namespace shira {
 namespace {
 
@@ -20,17 +22,22 @@ Dtype unpacked_dtype(ValueCodec codec) {
 }
 
 Result<void> check_value_streams(const ParsedFile& file) {
-  for (size_t i = 0; i < file.rows.size(); ++i) {
-    const TensorRow& row = file.rows[i];
-    if (!file.is_opened(row)) continue;
-    Result<void> checked = check_values(row.values);
-    if (checked.ok()) continue;
-    Error& error = checked.error();
-    if (error.offset_bytes != kNoOffset) error.offset_bytes += row.values_offset;
-    error.tensor = row.name;
-    return std::move(error);
-  }
-  return {};
+  const RowGroups groups(file.rows.size(), [&](size_t i) {
+    return file.is_opened(file.rows[i]) ? file.rows[i].values.bytes.size() : 0;
+  });
+  return groups.run(file.pool.get(), [&](size_t number) -> Result<void> {
+    for (size_t i = groups[number].begin; i < groups[number].end; ++i) {
+      const TensorRow& row = file.rows[i];
+      if (!file.is_opened(row)) continue;
+      Result<void> checked = check_values(row.values);
+      if (checked.ok()) continue;
+      Error& error = checked.error();
+      if (error.offset_bytes != kNoOffset) error.offset_bytes += row.values_offset;
+      error.tensor = row.name;
+      return std::move(error);
+    }
+    return {};
+  });
 }
 
 Result<ArrayPool> make_value_pool(const ParsedFile& file) {
@@ -45,14 +52,16 @@ Result<ArrayPool> make_value_pool(const ParsedFile& file) {
   return ArrayPool::make(size_bytes);
 }
 
-Result<Array<uint8_t>> unpack_values(const ValueStream& stream, ArrayPool* pool) {
-  SHIRA_ASSIGN(Array<uint8_t> values, pool->take<uint8_t>(unpacked_bytes(stream)));
+Result<Array<uint8_t>> make_unpacked(const ValueStream& stream, ArrayPool* pool) {
+  return pool->take<uint8_t>(unpacked_bytes(stream));
+}
+
+void unpack_values(const ValueStream& stream, uint8_t* out) {
   if (is_scaled(stream.codec)) {
-    unpack_scaled(stream, reinterpret_cast<float*>(values.data()));
+    unpack_scaled(stream, reinterpret_cast<float*>(out));
   } else {
-    unpack_i4(stream, reinterpret_cast<int8_t*>(values.data()));
+    unpack_i4(stream, reinterpret_cast<int8_t*>(out));
   }
-  return values;
 }
 
 }  // namespace shira

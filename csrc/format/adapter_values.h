@@ -18,8 +18,10 @@ Dtype unpacked_dtype(ValueCodec codec);
 /// by one and must go one by one, so each of them gets memory of its own. OUT_OF_MEMORY.
 Result<ArrayPool> make_value_pool(const ParsedFile& file);
 
-/// The values of a packed stream, (entry_count,) of unpacked_dtype(). OUT_OF_MEMORY. REQUIRES: the
-/// stream was checked.
-Result<Array<uint8_t>> unpack_values(const ValueStream& stream, ArrayPool* pool);
+/// Memory for the values of a packed stream, (entry_count,) of unpacked_dtype(). OUT_OF_MEMORY.
+Result<Array<uint8_t>> make_unpacked(const ValueStream& stream, ArrayPool* pool);
+
+/// Fills it. REQUIRES: the stream was checked.
+void unpack_values(const ValueStream& stream, uint8_t* out);
 
 }  // namespace shira

@@ -37,8 +37,10 @@ Result<Header> read_header(ByteReader start, uint64_t file_bytes);
 Result<std::vector<SectionInfo>> read_section_table(const Header& header, ByteReader start,
                                                     uint64_t file_bytes);
 
-/// The rest of step 2: the padding between the sections, and their checksums.
-Result<void> check_section_bytes(ByteReader file, const std::vector<SectionInfo>& sections);
+/// The rest of step 2: the padding between the sections, and their checksums. `crc32c_sums` are
+/// those of their bytes.
+Result<void> check_section_bytes(ByteReader file, const std::vector<SectionInfo>& sections,
+                                 const std::vector<uint32_t>& crc32c_sums);
 
 /// "section VALUES" for messages.
 std::string section_name(const SectionInfo& section);

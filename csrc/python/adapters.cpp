@@ -29,8 +29,9 @@ std::shared_ptr<T> hold(const std::shared_ptr<const T>& object) {
 using Sources = std::vector<std::shared_ptr<AdapterFile>>;
 
 OpenOptions to_options(uint32_t tier_count, const std::optional<py::bytes>& public_key,
-                       const Sources& index_sources, bool keep_content) {
+                       const Sources& index_sources, bool keep_content, uint32_t thread_count) {
   OpenOptions options;
+  options.thread_count = thread_count;
   options.keep_content = keep_content;
   options.tier_count = tier_count;
   if (public_key) options.public_key = to_key(*public_key);
@@ -167,29 +168,30 @@ void bind_file(py::module_& module) {
           "open",
           [](const std::string& path, uint32_t tier_count,
              const std::optional<py::bytes>& public_key, const Sources& index_sources,
-             bool keep_content) {
+             bool keep_content, uint32_t thread_count) {
             const OpenOptions options =
-                to_options(tier_count, public_key, index_sources, keep_content);
+                to_options(tier_count, public_key, index_sources, keep_content, thread_count);
             return hold(unlocked([&] { return File::open(path, options); }));
           },
-          "path"_a, "tier_count"_a, "public_key"_a, "index_sources"_a, "keep_content"_a = true)
+          "path"_a, "tier_count"_a, "public_key"_a, "index_sources"_a, "keep_content"_a = true,
+          "thread_count"_a = 1)
       .def_static(
           "from_bytes",
           [](const py::bytes& data, const std::string& label, uint32_t tier_count,
              const std::optional<py::bytes>& public_key, const Sources& index_sources,
-             bool keep_content) {
+             bool keep_content, uint32_t thread_count) {
             char* bytes = nullptr;
             py::ssize_t size_bytes = 0;
             if (PyBytes_AsStringAndSize(data.ptr(), &bytes, &size_bytes) != 0)
               throw py::error_already_set();
             const OpenOptions options =
-                to_options(tier_count, public_key, index_sources, keep_content);
+                to_options(tier_count, public_key, index_sources, keep_content, thread_count);
             return hold(unlocked([&] {
               return File::from_bytes(bytes, static_cast<size_t>(size_bytes), label, options);
             }));
           },
           "data"_a, "label"_a, "tier_count"_a, "public_key"_a, "index_sources"_a,
-          "keep_content"_a = true)
+          "keep_content"_a = true, "thread_count"_a = 1)
       .def_property_readonly("path", [](const File& self) { return text(self.path()); })
       .def_property_readonly("adapters",
                              [](const std::shared_ptr<File>& self) {

@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/thread_pool.h"
 #include "runtime/binding.h"
 #include "runtime/patch.h"
 #include "runtime/program.h"
-#include "runtime/thread_pool.h"
 
 namespace shira {
 

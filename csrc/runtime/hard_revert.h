@@ -7,10 +7,10 @@
 
 #include "base/hash.h"
 #include "base/result.h"
+#include "base/thread_pool.h"
 #include "kernels/kernels.h"
 #include "runtime/patch.h"
 #include "runtime/program.h"
-#include "runtime/thread_pool.h"
 #include "runtime/weight_table.h"
 
 namespace shira {

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "base/fault_guard.h"
+#include "base/thread_pool.h"
 #include "kernels/dispatch.h"
 #include "runtime/base_verifier.h"
 #include "runtime/binding.h"
@@ -20,7 +21,6 @@
 #include "runtime/page_budget.h"
 #include "runtime/patch.h"
 #include "runtime/switch_plan.h"
-#include "runtime/thread_pool.h"
 #include "runtime/weight_table.h"
 
 namespace shira {

@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/thread_pool.h"
 #include "kernels/kernels.h"
 #include "runtime/patch.h"
 #include "runtime/patch_builder.h"
 #include "runtime/program.h"
-#include "runtime/thread_pool.h"
 #include "runtime/tile_pass.h"
 #include "runtime/weight_table.h"
 

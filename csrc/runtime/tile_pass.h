@@ -9,11 +9,11 @@
 #include "base/array.h"
 #include "base/hash.h"
 #include "base/result.h"
+#include "base/thread_pool.h"
 #include "kernels/kernels.h"
 #include "runtime/list_walker.h"
 #include "runtime/patch.h"
 #include "runtime/tensor_spec.h"
-#include "runtime/thread_pool.h"
 
 namespace shira {
 

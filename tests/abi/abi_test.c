@@ -203,6 +203,10 @@ static void test_pack(float* weights) {
   CHECK(shira_file_open_memory(bytes, size_bytes, "pack", &options, &file, &error) ==
         SHIRA_STATUS_INVALID_ARGUMENT);
   options.tier_count = 1;
+  options.thread_count = 65;
+  CHECK(shira_file_open_memory(bytes, size_bytes, "pack", &options, &file, &error) ==
+        SHIRA_STATUS_INVALID_ARGUMENT);
+  options.thread_count = 64;
   options.index_source_count = 1;
   CHECK(shira_file_open_memory(bytes, size_bytes, "pack", &options, &file, &error) ==
         SHIRA_STATUS_INVALID_ARGUMENT);

@@ -116,5 +116,24 @@ TEST(ArrayPool, SmallPoolsAreNone) {
   }
 }
 
+TEST(ArrayPool, PartsHaveRoomsOfTheirOwn) {
+  constexpr uint64_t kPartBytes = 3 << 20;
+  auto pool = ArrayPool::make(2 * kPartBytes + 64);
+  ASSERT_TRUE(pool.ok());
+  ArrayPool first = pool.value().cut(kPartBytes);
+  ArrayPool second = pool.value().cut(kPartBytes);
+  auto in_second = second.take<uint8_t>(kPartBytes);
+  auto in_first = first.take<uint8_t>(kPartBytes);
+  auto behind = first.take<uint8_t>(64);  // of its own memory: the next room is not its
+  auto in_rest = pool.value().take<uint8_t>(64);
+  EXPECT_EQ(in_first.value().data() + kPartBytes, in_second.value().data());
+  EXPECT_EQ(in_second.value().data() + kPartBytes, in_rest.value().data());
+  const uint8_t* const begin = in_first.value().data();
+  EXPECT_TRUE(behind.value().data() + 64 <= begin ||
+              behind.value().data() >= begin + 2 * kPartBytes);
+  auto none = pool.value().cut(100).take<uint8_t>(100);
+  EXPECT_TRUE(none.ok()) << "an array that no pool has room for owns its memory";
+}
+
 }  // namespace
 }  // namespace shira

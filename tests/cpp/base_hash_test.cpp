@@ -98,6 +98,17 @@ TEST(Crc32c, ContinuesWhereItStopped) {
   }
 }
 
+TEST(Crc32c, PartsCombineToTheWhole) {
+  const Bytes bytes = pattern(300000);
+  const uint32_t whole = shira::crc32c(bytes.data(), bytes.size());
+  for (const size_t split : {0, 1, 2, 3, 255, 4096, 65537, 262144, 299999, 300000}) {
+    const uint32_t first = shira::crc32c(bytes.data(), split);
+    const uint32_t second = shira::crc32c(bytes.data() + split, bytes.size() - split);
+    EXPECT_EQ(shira::crc32c_combine(first, second, bytes.size() - split), whole) << split;
+  }
+  EXPECT_EQ(shira::crc32c_combine(0, 0, 0), 0U);
+}
+
 struct HashVector {
   size_t size_bytes;  // of pattern()
   const char* hex;

@@ -9,8 +9,8 @@
 #include <future>
 #include <thread>
 
+#include "base/thread_pool.h"
 #include "runtime/gate.h"
-#include "runtime/thread_pool.h"
 #include "runtime_support.h"
 
 namespace shira::testing {

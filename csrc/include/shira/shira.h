@@ -86,8 +86,9 @@ typedef struct shira_open_options {
                                 before anything but their section table is looked at */
   const shira_file* const* index_sources; /* files whose positions this one may refer to, opened
                                              with keep_content */
-  uint64_t keep_content; /* 1: keep the coded bytes beside what was decoded from them, so that
+  uint32_t keep_content; /* 1: keep the coded bytes beside what was decoded from them, so that
                             others may refer to this file; it takes more memory */
+  uint32_t thread_count; /* up to 64 threads that read and check a large file; 0: one */
 } shira_open_options;
 
 /* Reads and validates a whole .shb file (docs/FORMAT.md). `options` may be NULL. */

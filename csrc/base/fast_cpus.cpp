@@ -1,6 +1,6 @@
 // Reading what sysfs says about each CPU.
 // SPDX-License-Identifier: Apache-2.0
-#include "runtime/fast_cpus.h"
+#include "base/fast_cpus.h"
 
 #include <sched.h>
 

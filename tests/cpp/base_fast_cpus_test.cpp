@@ -10,8 +10,8 @@
 #include <set>
 #include <thread>
 
-#include "runtime/fast_cpus.h"
-#include "runtime/thread_pool.h"
+#include "base/fast_cpus.h"
+#include "base/thread_pool.h"
 
 namespace shira {
 namespace {

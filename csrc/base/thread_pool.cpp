@@ -1,6 +1,6 @@
 // ThreadPool: persistent workers that help with one job at a time.
 // SPDX-License-Identifier: Apache-2.0
-#include "runtime/thread_pool.h"
+#include "base/thread_pool.h"
 
 // pthread_create reports failure as a number; std::thread would throw.
 #include <pthread.h>
@@ -14,7 +14,7 @@
 #include <new>
 #include <vector>
 
-#include "runtime/fast_cpus.h"
+#include "base/fast_cpus.h"
 
 namespace shira {
 namespace {
