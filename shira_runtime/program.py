@@ -126,7 +126,13 @@ class Program:
             source = source.adapter(adapter)
         elif not isinstance(source, Adapter):
             # Opened with the key, so that no unsigned byte is looked at.
-            source = Adapter.open(source, adapter, public_key=self._public_key, keep_content=False)
+            source = Adapter.open(
+                source,
+                adapter,
+                public_key=self._public_key,
+                keep_content=False,
+                threads=self.threads,
+            )
         elif adapter is not None:
             source = source.file.adapter(adapter)
         try:
