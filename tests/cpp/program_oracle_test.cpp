@@ -216,6 +216,12 @@ Adapters adapters_of_many_tiles(std::mt19937_64& random, const Model& model) {
   return adapters;
 }
 
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr int kManySwitches = 500;  // each takes many times as long
+#else
+constexpr int kManySwitches = 10000;
+#endif
+
 TEST(ProgramOracle, TenThousandSwitchesOverManyTiles) {
   SCOPED_TRACE("SHIRA_TEST_SEED=" + std::to_string(seed()));
   std::mt19937_64 random(seed());
@@ -251,7 +257,7 @@ TEST(ProgramOracle, TenThousandSwitchesOverManyTiles) {
   add_all(adapters, &program);
   size_t state = 0;
   uint64_t epoch = 0;
-  for (int step = 0; step < 10000; ++step) {
+  for (int step = 0; step < kManySwitches; ++step) {
     const size_t next = random() % states.size();
     if (step % 97 == 0) {
       ASSERT_TRUE(program.set_thread_count(1 + random() % 4).ok());
