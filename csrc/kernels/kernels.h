@@ -30,10 +30,6 @@ using Store = void (*)(T* weights, const uint32_t* index, size_t count, const T*
 template <typename T>
 using Swap = void (*)(T* weights, const uint32_t* index, size_t count, const T* values, T* out);
 
-/// Store that returns how many elements changed their bits.
-template <typename T>
-using Scatter = size_t (*)(T* weights, const uint32_t* index, size_t count, const T* values);
-
 /// The same over runs: `out` and `values` hold the runs' elements one after the other.
 template <typename T>
 using GatherRuns = void (*)(const T* weights, const Run* runs, size_t run_count, T* out);
@@ -41,8 +37,6 @@ template <typename T>
 using StoreRuns = void (*)(T* weights, const Run* runs, size_t run_count, const T* values);
 template <typename T>
 using SwapRuns = void (*)(T* weights, const Run* runs, size_t run_count, const T* values, T* out);
-template <typename T>
-using ScatterRuns = size_t (*)(T* weights, const Run* runs, size_t run_count, const T* values);
 
 /// How many of the elements differ in their bits: a[j] != b[j].
 template <typename T>
@@ -55,11 +49,9 @@ struct MoveKernels {
   Gather<T> gather;
   Store<T> store;
   Swap<T> swap;
-  Scatter<T> scatter;
   GatherRuns<T> gather_runs;
   StoreRuns<T> store_runs;
   SwapRuns<T> swap_runs;
-  ScatterRuns<T> scatter_runs;
   CountDifferent<T> count_different;
 };
 

@@ -12,17 +12,6 @@ namespace {
 static_assert(FLT_EVAL_METHOD == 0, "float32 operations must round to float32 each");
 
 template <typename T>
-size_t scatter_entries(T* weights, const uint32_t* index, size_t count, const T* values) {
-  size_t changed_count = 0;
-  for (size_t j = 0; j < count; ++j) {
-    T& weight = weights[index[j]];
-    changed_count += weight != values[j];
-    weight = values[j];
-  }
-  return changed_count;
-}
-
-template <typename T>
 size_t count_different(const T* a, const T* b, size_t count) {
   size_t different_count = 0;
   for (size_t j = 0; j < count; ++j) different_count += a[j] != b[j];
@@ -30,20 +19,9 @@ size_t count_different(const T* a, const T* b, size_t count) {
 }
 
 template <typename T>
-size_t scatter_runs(T* weights, const Run* runs, size_t run_count, const T* values) {
-  size_t changed_count = 0;
-  for (size_t r = 0; r < run_count; ++r) {
-    changed_count += count_different(weights + runs[r].start, values, runs[r].length);
-    store_runs(weights, runs + r, 1, values);
-    values += runs[r].length;
-  }
-  return changed_count;
-}
-
-template <typename T>
 constexpr MoveKernels<T> kMoves = {
-    gather_entries<T>, store_entries<T>, swap_entries<T>, scatter_entries<T>, gather_runs<T>,
-    store_runs<T>,     swap_runs<T>,     scatter_runs<T>, count_different<T>,
+    gather_entries<T>, store_entries<T>, swap_entries<T>,    gather_runs<T>,
+    store_runs<T>,     swap_runs<T>,     count_different<T>,
 };
 
 struct F32 {

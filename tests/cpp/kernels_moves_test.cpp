@@ -55,7 +55,6 @@ struct BoundMoves {
   std::function<void(const T* weights, T* out)> gather;
   std::function<void(T* weights, const T* values)> store;
   std::function<void(T* weights, const T* values, T* out)> swap;
-  std::function<size_t(T* weights, const T* values)> scatter;
 };
 
 template <typename T>
@@ -63,8 +62,7 @@ BoundMoves<T> bind(const MoveKernels<T>& moves, const uint32_t* index, size_t co
   return {
       [=](const T* weights, T* out) { moves.gather(weights, index, count, out); },
       [=](T* weights, const T* values) { moves.store(weights, index, count, values); },
-      [=](T* weights, const T* values, T* out) { moves.swap(weights, index, count, values, out); },
-      [=](T* weights, const T* values) { return moves.scatter(weights, index, count, values); }};
+      [=](T* weights, const T* values, T* out) { moves.swap(weights, index, count, values, out); }};
 }
 
 template <typename T>
@@ -73,9 +71,6 @@ BoundMoves<T> bind(const MoveKernels<T>& moves, const Run* runs, size_t count) {
           [=](T* weights, const T* values) { moves.store_runs(weights, runs, count, values); },
           [=](T* weights, const T* values, T* out) {
             moves.swap_runs(weights, runs, count, values, out);
-          },
-          [=](T* weights, const T* values) {
-            return moves.scatter_runs(weights, runs, count, values);
           }};
 }
 
@@ -84,14 +79,11 @@ template <typename T>
 void check_moves(const std::vector<uint32_t>& positions, size_t shift, const BoundMoves<T>& moves) {
   const size_t element_count = positions.empty() ? 1 : positions.back() + 1;
   const std::vector<T> original = random_bits<T>(element_count);
-  std::vector<T> fresh = random_bits<T>(positions.size());
-  size_t changed_count = 0;
+  const std::vector<T> fresh = random_bits<T>(positions.size());
   std::vector<T> gathered;
   std::vector<T> expected = original;
   for (size_t j = 0; j < positions.size(); ++j) {
-    if (j % 3 == 1) fresh[j] = original[positions[j]];  // a store that changes nothing
     gathered.push_back(original[positions[j]]);
-    changed_count += original[positions[j]] != fresh[j] ? 1 : 0;
     expected[positions[j]] = fresh[j];
   }
   Guarded<T> values(fresh, shift + 2);
@@ -107,8 +99,6 @@ void check_moves(const std::vector<uint32_t>& positions, size_t shift, const Bou
   run(original, gathered, [&](T* weights, T* out) { moves.gather(weights, out); });
   run(expected, {}, [&](T* weights, T*) { moves.store(weights, values.data()); });
   run(expected, gathered, [&](T* weights, T* out) { moves.swap(weights, values.data(), out); });
-  run(expected, {},
-      [&](T* weights, T*) { EXPECT_EQ(moves.scatter(weights, values.data()), changed_count); });
   EXPECT_EQ(values.elements(), fresh);
   EXPECT_TRUE(values.guards_intact());
 }
