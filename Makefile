@@ -203,7 +203,8 @@ test-arm: build/cpp-arm/build.ninja ## C++ tests for 64-bit ARM in an emulator; 
 # sanitizers, which the C++ tests and the fuzz targets share, and one for the thread sanitizer with
 # the system's compiler, beside whose runtime tests may have allocation functions of their own.
 SANITIZER_STEPS := test-address test-thread fuzz-smoke fuzz-selftest
-FUZZ_TARGETS := fuzz_open fuzz_apply fuzz_index fuzz_values fuzz_pte fuzz_ptd differential
+FUZZ_TARGETS := fuzz_open fuzz_apply fuzz_index fuzz_values fuzz_pte fuzz_ptd \
+  fuzz_xnn_cache differential
 SANITIZER_BUILD = cmake -S . -G Ninja -DCMAKE_BUILD_TYPE=None -DCMAKE_C_FLAGS=-O1 \
   -DCMAKE_CXX_FLAGS=-O1 -DSHIRA_BUILD_TESTS=ON -DSHIRA_WITH_SODIUM=$(SODIUM)
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "attach_fixtures.h"
+#include "packed_cache_builder.h"
 #include "shb_sample.h"
 
 namespace shira::fuzz {
@@ -107,6 +108,15 @@ void add_program_files(const Folder& folder) {
   folder.add("fuzz_ptd", "two_segments.ptd", test::make_ptd(content));
 }
 
+void add_packed_caches(const Folder& folder) {
+  test::CacheInput input;
+  input.data_bytes = 256;
+  input.entries = {{"b", 0, 64}, {"ab", 64, 64}, {"abc", 192, 64}};
+  folder.add("fuzz_xnn_cache", "three.cache", test::build_cache(input));
+  input.entries.clear();
+  folder.add("fuzz_xnn_cache", "none.cache", test::build_cache(input));
+}
+
 }  // namespace
 }  // namespace shira::fuzz
 
@@ -120,5 +130,6 @@ int main(int argc, char** argv) {
   shira::fuzz::add_index_streams(folder);
   shira::fuzz::add_value_streams(folder);
   shira::fuzz::add_program_files(folder);
+  shira::fuzz::add_packed_caches(folder);
   return 0;
 }

@@ -108,6 +108,14 @@ BUGS = (
         "check failed: offset_bytes <= file_bytes",
     ),
     Bug(
+        "a packed weight whose end overflows",
+        "csrc/packed/cache_index.cpp",
+        "!range_fits(entry.offset_bytes, entry.size_bytes, data_end_)",
+        "entry.offset_bytes + entry.size_bytes > data_end_",
+        "fuzz_xnn_cache",
+        "check failed: entry.size_bytes > 0",
+    ),
+    Bug(
         "a value decoded with the wrong sign",
         "csrc/format/value_codec.cpp",
         "code < 8 ? code : code - 16",
