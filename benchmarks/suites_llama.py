@@ -20,12 +20,12 @@ from .masks import Kind
 from .native import BUILD, native
 from .resident import (
     DTYPE,
+    INDEX,
     Layout,
     Plan,
     ResidentModel,
-    base_digests,
     layouts,
-    make_plan,
+    make_plans,
     some_rows,
 )
 from .weights import PAGES, as_tensor, check_equal, element_bytes, numbers
@@ -75,12 +75,9 @@ class _Bench:
     def __init__(self, size: _Size, folder: Path) -> None:
         self._size = size
         self._model = layouts(size.model, size.layers)
-        self._base = base_digests(self._model)
         kinds: tuple[Kind, ...] = ("random", "rows")
-        self._plans = [
-            make_plan(kind, self._model, _DENSITY, folder / f"{kind}.shb", seed=11 + number)
-            for number, kind in enumerate(kinds)
-        ]
+        paths = {(kind, 11 + n): folder / f"{kind}.shb" for n, kind in enumerate(kinds)}
+        _, self._plans = make_plans(self._model, _DENSITY, paths, _THREADS)
         self._huge_pages = False
         self._live = ResidentModel(self._model, self._huge_pages, _THREADS)
         self._program = from_numpy(
@@ -153,6 +150,7 @@ class _Bench:
             files=(plan.path,),
             counts=lambda: self._counts[plan.kind],
             threads=_THREADS,
+            notes=[f"{plan.kind}: the file codes positions as {INDEX[plan.kind]}"],
         )
 
     # --- torch's scatters ---

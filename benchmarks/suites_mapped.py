@@ -25,7 +25,7 @@ from shira_runtime.bench import (
 from .mapped import MappedModel, write_ptd
 from .masks import Kind
 from .native import BUILD
-from .resident import DTYPE, Plan, base_digests, layouts, make_plan
+from .resident import DTYPE, layouts, make_plans
 from .rooflines import page_copies
 
 _DENSITY = 0.01
@@ -73,16 +73,13 @@ class _Bench:
     def __init__(self, size: _Size, folder: Path) -> None:
         self._size = size
         self._model = layouts(size.model, size.layers, size.embeddings)
-        self._base = base_digests(self._model)
         self._path = folder / "weights.ptd"
         write_ptd(self._path, self._model)
         kinds: tuple[Kind, ...] = ("rows", "random")
-        self._plans: dict[tuple[Kind, str], Plan] = {}
-        for kind in kinds:
-            for number, letter in enumerate("AB"):
-                path = folder / f"{kind}-{letter}.shb"
-                plan = make_plan(kind, self._model, _DENSITY, path, seed=11 + number)
-                self._plans[kind, letter] = plan
+        keys = [(kind, letter) for kind in kinds for letter in "AB"]
+        paths = {(k, 11 + n): folder / f"{k}-{letter}.shb" for n, (k, letter) in enumerate(keys)}
+        self._base, plans = make_plans(self._model, _DENSITY, paths, threads=2)
+        self._plans = dict(zip(keys, plans, strict=True))
         self._mapped: MappedModel | None = None
         self._fresh = False
         self._counts: dict[str, dict[str, int]] = {}
