@@ -282,10 +282,11 @@ class _Bench:
             notes=[_POOL],
         )
 
-    def _check(self, name: str, outputs: Sequence[Tensor]) -> None:
+    def _check(self, name: str, outputs: Sequence[Any]) -> None:
         """Compare an answer with torch's."""
         with torch.no_grad():
             expected = self._modules[name](self._input)
         nearly = 1e-3 * float(expected.abs().max())
-        if len(outputs) != 1 or not torch.allclose(outputs[0], expected, rtol=0.0, atol=nearly):
+        answers = [torch.as_tensor(output) for output in outputs]
+        if len(answers) != 1 or not torch.allclose(answers[0], expected, rtol=0.0, atol=nearly):
             raise WrongBytes(f"the answer of {name} is not torch's")

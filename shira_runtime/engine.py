@@ -23,7 +23,7 @@ from shira_runtime.errors import error_of
 if TYPE_CHECKING:
     from shira_runtime._executorch import ExecutorchProgram
 
-__all__ = ["EngineSource", "Slot", "load_extension"]
+__all__ = ["EngineSource", "Slot", "bfloat16", "load", "load_extension"]
 
 # In the order in which they need each other; the last three register kernels and a delegate.
 _LIBRARIES = (

@@ -364,7 +364,7 @@ class Program:
 
         Raises:
             UsageError: INVALID_ARGUMENT for inputs that the method refuses; NOT_SUPPORTED for plain
-                arrays, and in a process that was forked after the program was loaded.
+                arrays, and for delegated methods in a process that was forked after loading.
         """
         depth = getattr(self._forwards, "depth", 0)
         if depth == 0:

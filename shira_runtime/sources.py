@@ -33,7 +33,7 @@ def load_program(
     *,
     method: str = "forward",
     methods: Sequence[str] = (),
-    engine: Engine = "torch",
+    engine: Engine = "executorch",
     public_key: bytes | None = None,
 ) -> Program:
     """Load an ExecuTorch program and make its weights switchable.
@@ -43,8 +43,8 @@ def load_program(
     switched (``shira program`` exports them so), and only those that no delegate has packed:
     `Program.unpatchable` lists the others.
 
-    A forked child may switch its own copy of the weights; to run the model it loads the program
-    again.
+    A process that is forked afterwards switches and runs its own copy of the program, but for what
+    a delegate computes (NOT_SUPPORTED): there it loads the program again.
 
     Args:
         path: a .pte file.

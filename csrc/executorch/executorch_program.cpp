@@ -272,13 +272,14 @@ Result<std::vector<Value>> ExecutorchProgram::forward(const std::string& method,
 
 Result<std::vector<Value>> ExecutorchProgram::execute(const std::string& method,
                                                       const std::vector<Value>& inputs) {
-  if (getpid() != state_->process) {
-    return Error{Status::NOT_SUPPORTED,
-                 "this process was forked after the program was loaded: load it again here",
-                 state_->files[0]->tables.path};
-  }
   LoadedMethod* const loaded = state_->find(method);
   if (loaded == nullptr) return state_->no_such_method(method);
+  if (!loaded->info().backends.empty() && getpid() != state_->process) {
+    return Error{Status::NOT_SUPPORTED,
+                 "method '" + method + "' has a delegate (" + join(loaded->info().backends) +
+                     "), and this process was forked after it was loaded: load the program again",
+                 state_->files[0]->tables.path};
+  }
   return loaded->execute(inputs);
 }
 

@@ -21,9 +21,10 @@ namespace shira {
 /// Thread-safe: passes of one method wait for each other, those of different methods run side by
 /// side, and a switch waits for all of them (law I9).
 ///
-/// After fork() the child may switch its own copy of the weights, but not run the model: neither
-/// ExecuTorch's threads nor what a delegate shares with the parent survive that. execute() refuses
-/// it (NOT_SUPPORTED); load the program again there.
+/// After fork() parent and child switch and run apart from each other, each its own copy of the
+/// weights. But a method with a delegate is refused in the child (NOT_SUPPORTED): the delegate's
+/// threads are gone there, and its packed weights are the parent's. Load the program again, then.
+/// REQUIRES: no pass and no switch is in flight while the process forks.
 class ExecutorchProgram {
  public:
   struct Options {

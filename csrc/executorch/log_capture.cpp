@@ -1,16 +1,18 @@
-// A log function that ExecuTorch calls instead of its own, registered once and never taken back.
+// A log function that ExecuTorch calls instead of the one that is in place.
 // SPDX-License-Identifier: Apache-2.0
 #include "executorch/log_capture.h"
 
 #include <executorch/runtime/platform/platform.h>
 
+#include <atomic>
 #include <utility>
 
 namespace shira {
 namespace {
 
 thread_local LogCapture* listening = nullptr;
-pal_emit_log_message_method emit_before = nullptr;  // set before ours is registered
+thread_local bool is_passing_on = false;  // another copy of this library may pass it back
+std::atomic<pal_emit_log_message_method> emit_before{nullptr};
 
 }  // namespace
 
@@ -24,21 +26,29 @@ void emit_log_message(et_timestamp_t timestamp, et_pal_log_level_t level, const 
                       const char* function, size_t line, const char* message, size_t length) {
   if (listening != nullptr) {
     if (level == kError || level == kFatal) keep_message(message, length);
-  } else if (emit_before != nullptr) {
-    emit_before(timestamp, level, filename, function, line, message, length);
+  } else if (const auto emit = emit_before.load(); emit != nullptr && !is_passing_on) {
+    is_passing_on = true;
+    emit(timestamp, level, filename, function, line, message, length);
+    is_passing_on = false;
   }
 }
 
-bool listen_to_executorch() {
-  emit_before = executorch::runtime::get_pal_impl()->emit_log_message;
-  return executorch::runtime::register_pal(
-      executorch::runtime::PalImpl::create(emit_log_message, __FILE__));
+/// Again with every capture, since ExecuTorch's Python module puts a function of its own in place
+/// when it is imported. register_pal() would do, but complains on stderr about whoever is second.
+void listen_to_executorch() {
+  auto* const place =
+      &const_cast<executorch::runtime::PalImpl*>(executorch::runtime::get_pal_impl())
+           ->emit_log_message;
+  const pal_emit_log_message_method now = __atomic_load_n(place, __ATOMIC_ACQUIRE);
+  if (now == &emit_log_message) return;
+  emit_before = now;
+  __atomic_store_n(place, &emit_log_message, __ATOMIC_RELEASE);
 }
 
 }  // namespace
 
 LogCapture::LogCapture() : outer_(listening) {
-  [[maybe_unused]] static const bool is_registered = listen_to_executorch();
+  listen_to_executorch();
   listening = this;
 }
 

@@ -90,7 +90,7 @@ class Demo:
         for start in range(0, len(order), export_program.MAX_BATCH):
             chosen = order[start : start + export_program.MAX_BATCH]
             batch = tokenize(self.tokenizer, [sentences[i] for i in chosen])
-            embeddings[chosen] = self.program.forward(*batch)[0]
+            embeddings[chosen] = torch.from_numpy(self.program.forward(*batch)[0])
         return embeddings
 
 

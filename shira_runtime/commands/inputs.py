@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs for an ExecuTorch program: the user's .npy files, or tensors of ones."""
+"""Inputs for an ExecuTorch program: the user's .npy files, or arrays of ones."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,23 +12,8 @@ import typer
 from numpy.typing import NDArray
 
 from shira_runtime.commands.output import Misuse
+from shira_runtime.engine import EngineSource, bfloat16
 from shira_runtime.program import Program
-from shira_runtime.sources import ExecutorchSource
-
-# ScalarType code, as ExecuTorch's tensor metadata gives it -> torch dtype
-_TORCH_TYPES = {
-    0: "uint8",
-    1: "int8",
-    2: "int16",
-    3: "int32",
-    4: "int64",
-    5: "float16",
-    6: "float32",
-    7: "float64",
-    11: "bool",
-    15: "bfloat16",
-}
-
 
 Inputs = Annotated[
     list[Path] | None,
@@ -43,7 +27,7 @@ Inputs = Annotated[
 
 
 def read_inputs(paths: Sequence[Path] | None, program: Program) -> list[Any]:
-    """Read the files, or make tensors of ones in the shapes that the program's method declares.
+    """Read the files, or make arrays of ones in the shapes that the program's method declares.
 
     Ones are a valid token id and a mask that hides nothing. Where a shape is dynamic, the largest
     that the program allows is declared.
@@ -55,17 +39,13 @@ def read_inputs(paths: Sequence[Path] | None, program: Program) -> list[Any]:
     if paths:
         return [read_array(path) for path in paths]
     source = program._source
-    assert isinstance(source, ExecutorchSource), "made by load_program"
-    torch = importlib.import_module("torch")
-    metadata = source.method.metadata
-    inputs = []
-    for index in range(metadata.num_inputs()):
-        try:
-            tensor = metadata.input_tensor_meta(index)
-            dtype = getattr(torch, _TORCH_TYPES[tensor.dtype()])
-        except (KeyError, RuntimeError):
-            raise Misuse(f"input {index} has no simple tensor type: name it with --input") from None
-        inputs.append(torch.ones(tuple(tensor.sizes()), dtype=dtype))
+    assert isinstance(source, EngineSource), "made by load_program"
+    inputs: list[Any] = []
+    for index, slot in enumerate(source.inputs()):
+        if slot.kind != "tensor":
+            raise Misuse(f"input {index} has no simple tensor type: name it with --input")
+        dtype = bfloat16() if slot.dtype == "bfloat16" else np.dtype(slot.dtype)
+        inputs.append(np.ones(slot.shape, dtype))
     return inputs
 
 

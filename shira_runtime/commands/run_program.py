@@ -109,13 +109,9 @@ def run_program(
 
 
 def _as_array(value: Any) -> NDArray[Any]:
-    if not hasattr(value, "numpy"):
-        return np.asarray(value)
-    # numpy has no bfloat16; float32 holds every value of it.
-    array: NDArray[Any] = (
-        value.float().numpy() if str(value.dtype) == "torch.bfloat16" else value.numpy()
-    )
-    return array
+    array = np.asarray(value)
+    # A .npy file cannot say bfloat16; float32 holds every value of it.
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def _check_folder(folder: Path, force: bool) -> None:

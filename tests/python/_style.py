@@ -35,5 +35,6 @@ def paint_original(weights: Mapping[int, float]) -> torch.Tensor:
     return torch.from_numpy(original().run(None, feed)[0])
 
 
-def largest_difference(first: torch.Tensor, second: torch.Tensor) -> float:
-    return float((first - second).abs().max())
+def largest_difference(first: Any, second: Any) -> float:
+    """Between arrays or tensors."""
+    return float(np.abs(np.asarray(first) - np.asarray(second)).max())

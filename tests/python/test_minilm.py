@@ -64,7 +64,7 @@ def program(base_path: Path) -> shira_runtime.Program:
 
 
 def embed(forward: Embed, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    return torch.cat([forward(*batch) for batch in batches])
+    return torch.cat([torch.as_tensor(forward(*batch)) for batch in batches])
 
 
 @pytest.mark.parametrize("name", NAMES)

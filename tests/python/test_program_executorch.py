@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import hashlib
 import os
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from shb_files import adapter, tensor_entries
 
+import shira_runtime
 from shira_runtime import (
     Adapter,
     AttachError,
@@ -27,6 +30,19 @@ from shira_runtime import (
 
 models = pytest.importorskip("_models", exc_type=ImportError)
 torch = models.torch
+
+
+@pytest.fixture(autouse=True, params=["executorch", "torch"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each test with each engine."""
+    load = functools.partial(shira_runtime.load_program, engine=request.param)
+    monkeypatch.setattr(sys.modules[__name__], "load_program", load)
+    return str(request.param)
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Arrays or tensors with the same bytes."""
+    return np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +102,16 @@ def test_the_program_computes_with_the_switched_weights(
     # The same operators over merged weights, so equal to the last bit.
     module, eager = merged_output(file)
     export_program(module, (models.tiny_ids(),), tmp_path / "merged.pte")
-    assert torch.equal(output, load_program(tmp_path / "merged.pte").forward(models.tiny_ids())[0])
-    assert torch.allclose(output, eager, atol=1e-4)
-    assert not torch.equal(output, base)
+    assert equal(output, load_program(tmp_path / "merged.pte").forward(models.tiny_ids())[0])
+    assert np.allclose(output, eager, atol=1e-4)
+    assert not equal(output, base)
     assert program.verify_base().tensors_checked == len(program.tensors)
     program.switch(None)
-    assert torch.equal(program.forward(models.tiny_ids())[0], base)
+    assert equal(program.forward(models.tiny_ids())[0], base)
     program.switch({"x": 0.5})
     program.hard_revert()
     assert program.active == {}
-    assert torch.equal(program.forward(models.tiny_ids())[0], base)
+    assert equal(program.forward(models.tiny_ids())[0], base)
     assert digests == {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in files.values()}
 
 
@@ -122,8 +138,8 @@ def test_two_programs_of_one_file_are_switched_apart(files: dict[str, Path]) -> 
     one.add_adapter(wide_adapter())
     (base,) = other.forward(models.tiny_ids())
     one.switch("x")
-    assert torch.equal(other.forward(models.tiny_ids())[0], base)
-    assert not torch.equal(one.forward(models.tiny_ids())[0], base)
+    assert equal(other.forward(models.tiny_ids())[0], base)
+    assert not equal(one.forward(models.tiny_ids())[0], base)
     one.switch(None)
 
 
@@ -134,7 +150,7 @@ def test_loading_again_after_dropping_a_switched_program(files: dict[str, Path])
     program.switch("x")
     del program
     gc.collect()
-    assert torch.equal(load_program(files["inline"]).forward(models.tiny_ids())[0], base)
+    assert equal(load_program(files["inline"]).forward(models.tiny_ids())[0], base)
 
 
 def test_numpy_inputs(files: dict[str, Path]) -> None:
@@ -142,7 +158,7 @@ def test_numpy_inputs(files: dict[str, Path]) -> None:
     ids = models.tiny_ids()
     frozen = ids.numpy().copy()
     frozen.flags.writeable = False
-    assert torch.equal(program.forward(frozen)[0], program.forward(ids)[0])
+    assert equal(program.forward(frozen)[0], program.forward(ids)[0])
 
 
 def test_inputs_that_the_method_refuses(files: dict[str, Path]) -> None:
@@ -187,10 +203,10 @@ def test_the_file_may_be_replaced_while_the_program_lives(
     other.write_bytes(b"something else")
     os.replace(other, path)
     program.switch(None)
-    assert torch.equal(program.forward(models.tiny_ids())[0], base)
+    assert equal(program.forward(models.tiny_ids())[0], base)
     program.switch("x")
     program.hard_revert()  # the mapping still shows the old file
-    assert torch.equal(program.forward(models.tiny_ids())[0], base)
+    assert equal(program.forward(models.tiny_ids())[0], base)
     assert path.read_bytes() == b"something else"
 
 
@@ -218,7 +234,7 @@ def test_wrong_base(files: dict[str, Path]) -> None:
     with pytest.raises(BaseMismatchError) as caught:
         program.switch("x")
     assert (caught.value.status, caught.value.tensor) == ("BASE_MISMATCH", "wide.weight")
-    assert torch.equal(program.forward(models.tiny_ids())[0], before)
+    assert equal(program.forward(models.tiny_ids())[0], before)
 
 
 def test_the_quickstart_runs(capsys: pytest.CaptureFixture[str]) -> None:
