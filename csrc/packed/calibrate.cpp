@@ -196,8 +196,8 @@ class Comparison {
     const uint8_t* from = base_.codes + row * row_bytes + first_column / 2;
     const unsigned flip = base_.code_bias ^ 8U;
     for (uint32_t b = 0; b < (count + 1) / 2; ++b) {
-      unpacked[2 * b] = static_cast<uint8_t>((from[b] & 15U) ^ flip);
-      unpacked[2 * b + 1] = static_cast<uint8_t>((from[b] >> 4U) ^ flip);
+      unpacked[size_t{2} * b] = static_cast<uint8_t>((from[b] & 15U) ^ flip);
+      unpacked[size_t{2} * b + 1] = static_cast<uint8_t>((from[b] >> 4U) ^ flip);
     }
     return unpacked;
   }

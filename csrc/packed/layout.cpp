@@ -31,6 +31,8 @@ const std::vector<PackedFamily>& packed_families() {
 
 namespace {
 
+constexpr uint32_t kMaxColumns = 1U << 30;  // rounded up to whole pieces they stay below 2^31
+
 uint32_t log2_of(uint32_t power) { return static_cast<uint32_t>(__builtin_ctz(power)); }
 
 bool is_grouped(const PackedFamily& family) {
@@ -48,7 +50,7 @@ uint32_t granule_columns(const PackedFamily& family, const PackedLayout::Paramet
 
 bool PackedLayout::is_possible(const PackedFamily& family, const Parameters& parameters) {
   const uint64_t code_count = uint64_t{parameters.row_count} * parameters.column_count;
-  if (code_count == 0 || code_count > UINT32_MAX || parameters.column_count > UINT32_MAX / 2 ||
+  if (code_count == 0 || code_count > UINT32_MAX || parameters.column_count > kMaxColumns ||
       shira::is_grouped(family) != (parameters.group_length != 0) ||
       parameters.rotation > family.max_rotation) {
     return false;
@@ -140,12 +142,38 @@ void gather_pieces(const uint8_t* from, uint64_t step_bytes, uint32_t first, uin
 /// Both nibbles of every byte, `kDistance` columns apart.
 template <unsigned kDistance>
 void split_nibbles(const uint8_t* units, uint32_t count, uint8_t flip, uint8_t* out) {
-  for (uint32_t i = 0; i < count; i += kDistance, units += kDistance, out += 2 * kDistance) {
+  for (uint32_t i = 0; i < count;
+       i += kDistance, units += kDistance, out += size_t{2} * kDistance) {
+    uint8_t* high = out + kDistance;
     for (unsigned b = 0; b < kDistance; ++b) {
       out[b] = static_cast<uint8_t>((units[b] & 15U) ^ flip);
-      out[b + kDistance] = static_cast<uint8_t>((units[b] >> 4U) ^ flip);
+      high[b] = static_cast<uint8_t>((units[b] >> 4U) ^ flip);
     }
   }
+}
+
+// As many sums as fit into the registers of any instruction set, and divide most blocks.
+constexpr size_t rows_at_once(unsigned piece_bytes) { return piece_bytes == 1 ? 16 : 4; }
+
+/// The sum of all nibbles of a piece, each with its bits in `flip` inverted.
+template <unsigned kPieceBytes>
+int32_t sum_of_nibbles(const uint8_t* piece, uint32_t flip) {
+  if constexpr (kPieceBytes == 1) {
+    const uint32_t byte = *piece ^ (flip & 0xFFU);
+    return static_cast<int32_t>((byte & 15U) + (byte >> 4U));
+  }
+  // Four bytes at a time: of such integers, all instruction sets multiply several at once.
+  constexpr unsigned kWordBytes = kPieceBytes < 4 ? kPieceBytes : 4;
+  constexpr uint32_t kLowNibbles = 0x0F0F0F0F;
+  uint32_t total = 0;
+  for (unsigned b = 0; b < kPieceBytes; b += kWordBytes) {
+    uint32_t word = 0;
+    std::memcpy(&word, piece + b, kWordBytes);
+    word ^= flip >> (32 - 8 * kWordBytes);
+    const uint32_t pairs = (word & kLowNibbles) + (word >> 4U & kLowNibbles);
+    total += pairs * 0x01010101U >> 24U;
+  }
+  return static_cast<int32_t>(total);
 }
 
 }  // namespace
@@ -165,7 +193,8 @@ void PackedLayout::read_codes(const uint8_t* packed, uint32_t row, uint32_t firs
     const uint32_t group = unit / group_units;
     const uint32_t length = std::min(end, (group + 1) * group_units) - unit;
     const uint8_t* from = packed + block_of(row) + codes_offset_ + group * group_scales_bytes() +
-                          (uint64_t{unit} * block_rows() << element_shift_) + lane * piece_bytes;
+                          (uint64_t{unit} * block_rows() << element_shift_) +
+                          uint64_t{lane} * piece_bytes;
     with_piece_bytes(piece_bytes, [&](auto bytes) {
       gather_pieces<bytes>(from, uint64_t{block_rows()} * piece_bytes, unit >> piece_shift_,
                            length >> piece_shift_, rotation_mask_, lane, units);
@@ -195,43 +224,41 @@ void PackedLayout::add_up(const uint8_t* block, const uint32_t* lanes, size_t la
 template <unsigned kPieceBytes, typename Lane>
 void PackedLayout::add_up_pieces(const uint8_t* block, Lane lane, size_t lane_count,
                                  float* sums) const {
-  // Four bytes at a time: of such integers, all instruction sets multiply several at once.
-  constexpr unsigned kWordBytes = kPieceBytes < 4 ? kPieceBytes : 4;
-  constexpr uint32_t kOnes = 0x01010101;
-  constexpr uint32_t kLowNibbles = 0x0F0F0F0F;
-  const uint32_t flip = (kOnes * (nibble_flip_ * 0x11U)) >> (32 - 8 * kWordBytes);
+  constexpr uint64_t kLineBytes = 64;
+  constexpr size_t kRowsAtOnce = rows_at_once(kPieceBytes);
   const uint64_t step_bytes = uint64_t{block_rows()} * kPieceBytes;
-  const uint32_t piece_count = parameters_.group_length / 2 / kPieceBytes;
-  const float unscale = 1.0F / family_->scale_factor;
-  const int32_t factor = family_->sum_factor;
+  const uint64_t codes_bytes = group_codes_bytes();
+  const uint32_t groups = group_count();
+  const uint32_t flip = nibble_flip_ * 0x11111111U;
+  const float unscale = static_cast<float>(family_->sum_factor) / family_->scale_factor;
+  const uint8_t* codes = block + codes_offset_;
   float added[kMaxBlockRows] = {};
-  float scales[kMaxBlockRows];
-  const uint8_t* pieces = block + codes_offset_;
-  for (uint32_t group = 0; group < group_count(); ++group) {
-    const uint8_t* stored = pieces + piece_count * step_bytes;
-    for (size_t j = 0; j < lane_count; ++j) {
-      uint16_t bits;
-      std::memcpy(&bits, stored + lane(j) * sizeof(bits), sizeof(bits));
-      scales[j] = widen_bf16(bits) * unscale;
-    }
-    for (; pieces != stored; pieces += step_bytes) {
-      for (uint64_t line = 0; line < step_bytes; line += 64)
-        __builtin_prefetch(pieces + block_bytes_ + line);  // of the next block
-      for (size_t j = 0; j < lane_count; ++j) {
-        uint32_t total = 0;
-        for (unsigned b = 0; b < kPieceBytes; b += kWordBytes) {
-          const uint8_t* from = pieces + lane(j) * kPieceBytes + b;
-          uint32_t word = *from;
-          if constexpr (kWordBytes != 1) std::memcpy(&word, from, kWordBytes);
-          word ^= flip;
-          const uint32_t pairs = (word & kLowNibbles) + (word >> 4U & kLowNibbles);
-          total += kWordBytes == 1 ? pairs : pairs * kOnes >> 24U;
-        }
-        const int32_t sum = static_cast<int32_t>(total) - static_cast<int32_t>(16 * kPieceBytes);
-        added[j] += static_cast<float>(factor * sum) * scales[j];
+  for (uint32_t group = 0; group < groups; ++group, codes += group_bytes()) {
+    for (uint64_t line = 0; line < codes_bytes; line += kLineBytes)
+      __builtin_prefetch(codes + block_bytes_ + line);  // the next block's
+    const auto add = [&](size_t first, auto count) {
+      float scales[count];
+      float sum[count];
+      for (size_t j = 0; j < count; ++j) {
+        uint16_t bits;
+        std::memcpy(&bits, codes + codes_bytes + lane(first + j) * sizeof(bits), sizeof(bits));
+        scales[j] = widen_bf16(bits) * unscale;
+        sum[j] = added[first + j];
       }
-    }
-    pieces += group_scales_bytes();
+      for (uint64_t piece = 0; piece < codes_bytes; piece += step_bytes) {
+        for (size_t j = 0; j < count; ++j) {
+          const int32_t total =
+              sum_of_nibbles<kPieceBytes>(codes + piece + lane(first + j) * kPieceBytes, flip);
+          sum[j] += static_cast<float>(total - static_cast<int32_t>(16 * kPieceBytes)) * scales[j];
+        }
+      }
+      std::copy_n(sum, size_t{count}, added + first);
+    };
+    // Several rows side by side, so that compilers take them at once.
+    size_t j = 0;
+    for (; j + kRowsAtOnce <= lane_count; j += kRowsAtOnce)
+      add(j, std::integral_constant<size_t, kRowsAtOnce>());
+    for (; j < lane_count; ++j) add(j, std::integral_constant<size_t, 1>());
   }
   std::copy_n(added, lane_count, sums);
 }

@@ -72,8 +72,8 @@ class PackedLayout {
   /// REQUIRES: is_possible(family, parameters).
   PackedLayout(const PackedFamily& family, const Parameters& parameters);
 
-  /// False where pieces do not fit into groups, and where the matrix has more than 2^32 - 1 codes
-  /// or none.
+  /// False where pieces do not fit into groups, and where the matrix has no codes, more than 2^32 -
+  /// 1 or more than 2^30 columns.
   static bool is_possible(const PackedFamily& family, const Parameters& parameters);
 
   const PackedFamily& family() const { return *family_; }
