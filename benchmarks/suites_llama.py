@@ -124,7 +124,7 @@ class _Bench:
 
         def run() -> Mapping[str, int]:
             started = time.perf_counter_ns()
-            file = AdapterFile.open(plan.path, keep_content=False)
+            file = AdapterFile.open(plan.path, keep_content=False, threads=_THREADS)
             opened = time.perf_counter_ns()
             program.add_adapter(file)
             bound = time.perf_counter_ns()
