@@ -22,6 +22,7 @@ from shira_runtime.reports import (
 
 __all__ = ["Members", "Program", "Source"]
 
+_ORIGINALS = ("memory", "file")  # as Originals in csrc/runtime/program.h
 _FIRST_TOUCHES = ("auto", "populate", "huge")  # as FirstTouch in csrc/runtime/region.h
 
 Members = str | Mapping[str, float] | None
@@ -326,6 +327,28 @@ class Program:
                 "INVALID_ARGUMENT", f"first_touch is {first_touch!r}, expected one of {known}"
             )
         self._core.set_first_touch(_FIRST_TOUCHES.index(first_touch))
+
+    @property
+    def originals(self) -> str:
+        """Where base values stay that lie under active adapters; may be set.
+
+        "memory": saved when they are replaced, and kept for the next time. "file": let go after
+        every switch, and read again from the attached file when a switch, a scale or a check needs
+        them. That takes no memory between switches and makes them slower. If the file is no longer
+        what it was, they raise AttachError (DETACHED) or BaseMismatchError (BASE_MISMATCH), and the
+        adapters stay. Setting "file" raises UsageError (NOT_SUPPORTED) for weights without a file.
+        """
+        return _ORIGINALS[self._core.originals()]
+
+    @originals.setter
+    def originals(self, originals: str) -> None:
+        if originals not in _ORIGINALS:
+            known = ", ".join(map(repr, _ORIGINALS))
+            raise error_of(
+                "INVALID_ARGUMENT", f"originals is {originals!r}, expected one of {known}"
+            )
+        self._require_no_forward("originals")
+        self._core.set_originals(_ORIGINALS.index(originals))
 
     @contextmanager
     def using(self, adapters: Members) -> Iterator[SwitchReport]:

@@ -107,12 +107,17 @@ class MemoryReport:
         private_bytes: of them, this process's own copies, as the kernel counts them.
         huge_bytes: of them, in copies that were made in huge pages.
         originals_bytes: saved base values.
+        source_read_bytes: since the program was made, what has been read from files to get at base
+            values that are not kept (`Program.originals`).
+        source_cold_bytes: of them, what was not in the page cache, as far as the system tells.
     """
 
     mapped_bytes: int
     private_bytes: int
     huge_bytes: int
     originals_bytes: int
+    source_read_bytes: int
+    source_cold_bytes: int
 
     def to_dict(self) -> dict[str, int]:
         """All fields, for JSON."""

@@ -110,6 +110,11 @@ class MappedRegion final : public Region {
     return file_.error(Status::DETACHED, "the file was truncated while it was read");
   }
 
+  uint64_t cold_source_bytes(const uint8_t* data, uint64_t size_bytes) const override {
+    const Result<uint64_t> offset_bytes = file_offset(data, size_bytes);
+    return offset_bytes.ok() ? file_.count_cold_bytes(offset_bytes.value(), size_bytes) : 0;
+  }
+
   Result<uint64_t> release_pages() override {
     SHIRA_TRY(check_span());
     return pages_.release();

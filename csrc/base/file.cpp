@@ -3,12 +3,15 @@
 #include "base/file.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <system_error>
+
+#include "base/array.h"
 
 namespace shira {
 
@@ -27,7 +30,7 @@ Result<File> File::open(const std::string& path) {
     return file.error(Status::IO_ERROR, "this is a URL, and a path is needed: leave out file://");
   }
   if (descriptor < 0) return file.system_error("the file cannot be opened", code);
-  struct stat status{};
+  struct stat status {};
   if (fstat(descriptor, &status) != 0)
     return file.system_error("the file cannot be examined", errno);
   if (!S_ISREG(status.st_mode)) return file.error(Status::IO_ERROR, "this is not a regular file");
@@ -39,7 +42,7 @@ File::~File() {
 }
 
 Result<FileState> File::state() const {
-  struct stat status{};
+  struct stat status {};
   if (fstat(descriptor_, &status) != 0) return system_error("the file cannot be examined", errno);
   return FileState{static_cast<uint64_t>(status.st_size), status.st_mtim.tv_sec,
                    status.st_mtim.tv_nsec};
@@ -57,6 +60,25 @@ Result<uint64_t> File::read_at(uint64_t offset_bytes, uint64_t size_bytes, uint8
     done_bytes += static_cast<uint64_t>(got);
   }
   return done_bytes;
+}
+
+uint64_t File::count_cold_bytes(uint64_t offset_bytes, uint64_t size_bytes) const {
+  const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const uint64_t begin = offset_bytes / page * page;
+  const uint64_t span_bytes = offset_bytes + size_bytes - begin;
+  Result<Array<uint8_t>> resident =
+      Array<uint8_t>::make(static_cast<size_t>((span_bytes + page - 1) / page));
+  if (!resident.ok() || size_bytes == 0) return 0;
+  void* view =
+      mmap(nullptr, span_bytes, PROT_READ, MAP_SHARED, descriptor_, static_cast<off_t>(begin));
+  if (view == MAP_FAILED) return 0;
+  uint64_t cold_pages = 0;
+  if (mincore(view, span_bytes, resident.value().data()) == 0) {
+    for (size_t i = 0; i < resident.value().size(); ++i)
+      cold_pages += (resident.value()[i] & 1) == 0 ? 1 : 0;
+  }
+  munmap(view, span_bytes);
+  return std::min(cold_pages * page, size_bytes);
 }
 
 Result<void> File::check_fits_memory(uint64_t size_bytes) const {

@@ -46,6 +46,10 @@ class File {
   /// returns how many. IO_ERROR.
   Result<uint64_t> read_at(uint64_t offset_bytes, uint64_t size_bytes, uint8_t* out) const;
 
+  /// How many of these bytes are not in the page cache, in whole pages at most. 0 where the system
+  /// does not tell (Linux tells who may write the file, or owns it).
+  uint64_t count_cold_bytes(uint64_t offset_bytes, uint64_t size_bytes) const;
+
   /// OUT_OF_MEMORY when `size_bytes` are more than half of the machine's memory: the system would
   /// grant them, and take them from everybody while they are read. A sparse file costs its maker
   /// nothing.

@@ -198,14 +198,21 @@ shira_status shira_program_set_options(shira_program* program, const shira_progr
                                        shira_error* error) {
   if (program == nullptr || options == nullptr) return invalid("program or options is NULL", error);
   if (!fits(options)) return invalid("options->struct_bytes is not the size of the struct", error);
-  if (!is_understood(options) || options->reserved != 0)
+  if (!is_understood(options))
     return invalid("an option is set that this library does not know", error);
   const auto first_touch = static_cast<uint32_t>(options->first_touch);
   if (first_touch > SHIRA_FIRST_TOUCH_HUGE)
     return invalid("first_touch is not a shira_first_touch", error);
-  const Result<void> set =
-      program->program.set_first_touch(static_cast<shira::FirstTouch>(first_touch));
+  const auto originals = static_cast<uint32_t>(options->originals);
+  if (originals > SHIRA_ORIGINALS_FILE) return invalid("originals is not a shira_originals", error);
+  const shira::FirstTouch old_first_touch = program->program.first_touch();
+  Result<void> set = program->program.set_first_touch(static_cast<shira::FirstTouch>(first_touch));
   if (!set.ok()) return fail(set.error(), error);
+  set = program->program.set_originals(static_cast<shira::Originals>(originals));
+  if (!set.ok()) {
+    static_cast<void>(program->program.set_first_touch(old_first_touch));
+    return fail(set.error(), error);
+  }
   program->program.set_max_dirty_bytes(options->max_dirty_bytes);
   return succeed(error);
 }
@@ -238,6 +245,8 @@ shira_status shira_program_get_memory(shira_program* program, shira_program_memo
   known.private_bytes = result.value().private_bytes;
   known.huge_bytes = result.value().huge_bytes;
   known.originals_bytes = result.value().originals_bytes;
+  known.source_read_bytes = result.value().source_read_bytes;
+  known.source_cold_bytes = result.value().source_cold_bytes;
   copy_struct(known, memory);
   return succeed(error);
 }

@@ -177,7 +177,9 @@ void bind_program(py::module_& module) {
              const ProgramMemory memory = unlocked([&] { return self.memory(); });
              return py::dict(
                  "mapped_bytes"_a = memory.mapped_bytes, "private_bytes"_a = memory.private_bytes,
-                 "huge_bytes"_a = memory.huge_bytes, "originals_bytes"_a = memory.originals_bytes);
+                 "huge_bytes"_a = memory.huge_bytes, "originals_bytes"_a = memory.originals_bytes,
+                 "source_read_bytes"_a = memory.source_read_bytes,
+                 "source_cold_bytes"_a = memory.source_cold_bytes);
            })
       .def("release_pages",
            [](Program& self) { return unlocked([&] { return self.release_pages(); }); })
@@ -189,6 +191,16 @@ void bind_program(py::module_& module) {
             unlocked([&] { return self.set_first_touch(static_cast<FirstTouch>(first_touch)); });
           },
           "first_touch"_a)
+      .def(
+          "set_originals",
+          [](Program& self, int originals) {
+            unlocked([&] { return self.set_originals(static_cast<Originals>(originals)); });
+          },
+          "originals"_a)
+      .def("originals",
+           [](const Program& self) {
+             return static_cast<int>(released([&] { return self.originals(); }));
+           })
       .def("first_touch",
            [](const Program& self) {
              return static_cast<int>(released([&] { return self.first_touch(); }));

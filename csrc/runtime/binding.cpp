@@ -182,6 +182,10 @@ Result<void> find_positions(const BindContext& context, BoundAdapter* adapter) {
 
 }  // namespace
 
+bool reads_base(const Adapter& source) {
+  return std::any_of(source.tensors.begin(), source.tensors.end(), is_top_magnitude);
+}
+
 Result<std::shared_ptr<BoundAdapter>> bind_adapter(const std::shared_ptr<const Adapter>& source,
                                                    const AddOptions& options,
                                                    const BindContext& context) {

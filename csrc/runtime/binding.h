@@ -22,6 +22,9 @@ struct BindContext {
   ThreadPool& pool;
 };
 
+/// True when binding has to look at base values: a mask is the largest of them.
+bool reads_base(const Adapter& source);
+
 /// Finds the adapter's tensors by exact name and compares shape and dtype; then expands derived
 /// masks, for which it reads base values where a mask is the largest of them. Tensors with equal
 /// positions in the same live tensor share one Positions object. The errors of

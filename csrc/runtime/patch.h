@@ -26,8 +26,11 @@ struct Patch {
   std::string tensor_name;
   Dtype dtype = Dtype::f32;  // of the tensor
   std::shared_ptr<const Positions> positions;
-  std::shared_ptr<const Bytes> originals;  // (count,) elements of the tensor's dtype
-  std::shared_ptr<const uint8_t> values;   // the same
+  /// (count,) elements of the tensor's dtype. Null while they are left in the file that the base
+  /// came from (see originals.h): then their hash is known, and the digest. Guarded by the gate.
+  mutable std::shared_ptr<const Bytes> originals;
+  mutable Hash128 originals_hash{};
+  std::shared_ptr<const uint8_t> values;  // as the originals
 
   /// XXH3-128 over (flat index as u32, value) of the entries whose value differs from the original.
   struct Digest {

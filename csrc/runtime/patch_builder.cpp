@@ -162,8 +162,11 @@ Result<void> fill_stack(const kernels::KernelTable& kernels, const TensorSpec& s
 Result<std::shared_ptr<const Patch>> build_patch(const kernels::KernelTable& kernels,
                                                  const TensorSpec& spec, const Touch* touches,
                                                  size_t touch_count) {
-  if (touch_count == 1 && is_exact(touches[0]) && touches[0].bound->exact)
-    return touches[0].bound->exact;
+  if (touch_count == 1 && is_exact(touches[0]) && touches[0].bound->exact) {
+    const std::shared_ptr<const Patch>& exact = touches[0].bound->exact;
+    if (!exact->originals) exact->originals = touches[0].originals;
+    return exact;
+  }
   const DefaultFloatMode float_mode;
   auto patch = std::make_shared<Patch>();
   patch->tensor_index = touches[0].tensor_index;

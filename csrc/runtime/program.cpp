@@ -18,6 +18,7 @@
 #include "runtime/element_ops.h"
 #include "runtime/gate.h"
 #include "runtime/hard_revert.h"
+#include "runtime/originals.h"
 #include "runtime/page_budget.h"
 #include "runtime/patch.h"
 #include "runtime/switch_plan.h"
@@ -42,6 +43,14 @@ class Stopwatch {
 
 Error unknown_adapter(const std::string& name) {
   return Error{Status::UNKNOWN_ADAPTER, "no adapter \"" + name + "\" was added"};
+}
+
+Result<void> check_has_source(const TensorSpec& spec) {
+  if (spec.region->has_source()) return {};
+  return Error{Status::NOT_SUPPORTED,
+               "this memory has no source file to read originals from",
+               {},
+               spec.name};
 }
 
 std::vector<Member> members_of(const ActiveSet& active_set) {
@@ -70,6 +79,9 @@ struct Program::State {
   std::shared_ptr<ThreadPool> pool;
   uint64_t max_dirty_bytes = 0;  // 0: no limit
   FirstTouch first_touch = FirstTouch::automatic;
+  Originals originals = Originals::memory;
+  std::mutex reads_mutex;  // guards the next
+  SourceReads reads;
   mutable std::mutex digest_mutex;  // guards the digests cached in patches
 
   Result<std::shared_ptr<BoundAdapter>> find(const std::string& name) const {
@@ -90,6 +102,12 @@ struct Program::State {
     return all;
   }
 
+  // What active patches lack is read: in place for the gate's writer, else into copies.
+  Result<void> load(const ActiveSet& set);
+  Result<std::shared_ptr<const ActiveSet>> loaded(const std::shared_ptr<const ActiveSet>& set);
+  // REQUIRES: the caller is the gate's writer.
+  void drop_if_in_file();
+
   Result<std::vector<ActiveMember>> resolve(const std::vector<Member>& members) const;
   Result<void> check_signed(const AdapterFile& file, std::optional<PublicKey>* passed,
                             std::unique_lock<std::mutex>* lock) const;
@@ -101,6 +119,41 @@ Program::Program() : state_(std::make_unique<State>()) {
 }
 
 Program::~Program() = default;
+
+Result<void> Program::State::load(const ActiveSet& set) {
+  SourceReads now;
+  Result<void> loaded = load_originals(weights, set, &now);
+  const std::lock_guard<std::mutex> lock(reads_mutex);
+  reads.read_bytes += now.read_bytes;
+  reads.cold_bytes += now.cold_bytes;
+  return loaded;
+}
+
+Result<std::shared_ptr<const ActiveSet>> Program::State::loaded(
+    const std::shared_ptr<const ActiveSet>& set) {
+  SourceReads now;
+  Result<std::shared_ptr<const ActiveSet>> whole = with_originals(weights, set, &now);
+  const std::lock_guard<std::mutex> lock(reads_mutex);
+  reads.read_bytes += now.read_bytes;
+  reads.cold_bytes += now.cold_bytes;
+  return whole;
+}
+
+void Program::State::drop_if_in_file() {
+  std::unique_lock<std::mutex> lock(mutex);
+  if (originals != Originals::file) return;
+  const std::shared_ptr<const ActiveSet> active_set = active;
+  const std::vector<std::shared_ptr<BoundAdapter>> all = all_adapters();
+  lock.unlock();
+  const std::lock_guard<std::mutex> digest_lock(digest_mutex);
+  drop_originals(*active_set, all);
+}
+
+// However a switch ends.
+struct Program::OriginalsDropper {
+  State& state;
+  ~OriginalsDropper() { state.drop_if_in_file(); }
+};
 
 // ---- The life of a switch ----
 
@@ -133,6 +186,8 @@ Result<SwitchReport> Program::switch_to(const std::vector<Member>& members, bool
   }
 
   // 3. What can fail without a store.
+  const OriginalsDropper dropper{*state_};
+  SHIRA_TRY(state_->load(*old_set));
   if (max_dirty_bytes != 0)
     SHIRA_TRY(check_dirty_limit(state_->weights, next_members, max_dirty_bytes));
   const FaultGuard guard;
@@ -153,6 +208,7 @@ Result<SwitchReport> Program::switch_to(const std::vector<Member>& members, bool
   plan.report(&report);
   *next_set = plan.commit();
   state_->commit(next_set, &report);
+  state_->drop_if_in_file();
   report.total_ns = total.lap();
   return report;
 }
@@ -233,7 +289,9 @@ Result<void> Program::add_tensors(std::vector<TensorSpec> specs) {
     return Error{Status::NOT_SUPPORTED, "tensors must be added before the first adapter"};
   }
   for (const TensorSpec& spec : specs) {
-    if (spec.region) SHIRA_TRY(spec.region->set_first_touch(state_->first_touch));
+    if (!spec.region) continue;
+    SHIRA_TRY(spec.region->set_first_touch(state_->first_touch));
+    if (state_->originals == Originals::file) SHIRA_TRY(check_has_source(spec));
   }
   return state_->weights.add(std::move(specs));
 }
@@ -271,7 +329,11 @@ Result<std::string> Program::add_adapter(const std::shared_ptr<const Adapter>& s
   const std::shared_ptr<const ActiveSet> active_set = state_->active;
   const std::shared_ptr<ThreadPool> pool = state_->pool;
   lock.unlock();
-  const BindContext context{state_->weights, *active_set, others, *pool};
+  std::shared_ptr<const ActiveSet> whole_set = active_set;
+  if (reads_base(*source)) {
+    SHIRA_ASSIGN(whole_set, state_->loaded(active_set));
+  }
+  const BindContext context{state_->weights, *whole_set, others, *pool};
   SHIRA_ASSIGN(std::shared_ptr<BoundAdapter> adapter, bind_adapter(source, options, context));
 
   std::string name = adapter->name;
@@ -336,7 +398,8 @@ Result<void> Program::check_adapter(const std::string& name) {
   std::vector<uint32_t> touched_tensors;
   for (const BoundTensor& bound : adapter->tensors) touched_tensors.push_back(bound.tensor_index);
   SHIRA_TRY(state_->weights.check_live(touched_tensors));
-  const LiveWeights live{state_->weights, *kernels, *active_set};
+  SHIRA_ASSIGN(const std::shared_ptr<const ActiveSet> whole_set, state_->loaded(active_set));
+  const LiveWeights live{state_->weights, *kernels, *whole_set};
   return pool->run(adapter->tensors.size(), adapter->source->entry_count(),
                    [&](size_t i) -> Result<void> {
                      SHIRA_TRY(check_base(live, *adapter, adapter->tensors[i]));
@@ -353,7 +416,8 @@ Result<VerifyReport> Program::verify_base() {
   lock.unlock();
 
   SHIRA_ASSIGN(const kernels::KernelTable* kernels, kernels::active_kernels());
-  return verify_live_base(LiveWeights{state_->weights, *kernels, *active_set}, adapters, *pool);
+  SHIRA_ASSIGN(const std::shared_ptr<const ActiveSet> whole_set, state_->loaded(active_set));
+  return verify_live_base(LiveWeights{state_->weights, *kernels, *whole_set}, adapters, *pool);
 }
 
 // ---- State ----
@@ -410,7 +474,11 @@ Result<ProgramMemory> Program::memory() {
   const std::vector<std::shared_ptr<BoundAdapter>> adapters = state_->all_adapters();
   const std::shared_ptr<const ActiveSet> active_set = state_->active;
   lock.unlock();
-  return measure_memory(state_->weights, adapters, *active_set);
+  SHIRA_ASSIGN(ProgramMemory memory, measure_memory(state_->weights, adapters, *active_set));
+  const std::lock_guard<std::mutex> reads_lock(state_->reads_mutex);
+  memory.source_read_bytes = state_->reads.read_bytes;
+  memory.source_cold_bytes = state_->reads.cold_bytes;
+  return memory;
 }
 
 Result<uint64_t> Program::release_pages() {
@@ -447,6 +515,27 @@ Result<void> Program::set_first_touch(FirstTouch first_touch) {
   }
   state_->first_touch = first_touch;
   return {};
+}
+
+Result<void> Program::set_originals(Originals originals) {
+  const GateWriter writer(state_->gate);
+  std::unique_lock<std::mutex> lock(state_->mutex);
+  if (originals == Originals::file) {
+    for (const TensorSpec& spec : state_->weights.specs()) SHIRA_TRY(check_has_source(spec));
+  }
+  const std::shared_ptr<const ActiveSet> active_set = state_->active;
+  lock.unlock();
+  SHIRA_TRY(state_->load(*active_set));
+  lock.lock();
+  state_->originals = originals;
+  lock.unlock();
+  state_->drop_if_in_file();
+  return {};
+}
+
+Originals Program::originals() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return state_->originals;
 }
 
 FirstTouch Program::first_touch() const {

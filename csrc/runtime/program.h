@@ -87,6 +87,16 @@ struct ProgramMemory {
   uint64_t private_bytes = 0;    // of them, this process's own copies, as the kernel counts them
   uint64_t huge_bytes = 0;       // of them, in copies that were made in huge pages
   uint64_t originals_bytes = 0;  // saved base values
+  // Since the program was made: base values read again from files, and those of them that were not
+  // in the page cache.
+  uint64_t source_read_bytes = 0;
+  uint64_t source_cold_bytes = 0;
+};
+
+/// Where the base values stay that lie under active adapters.
+enum class Originals : uint8_t {
+  memory,  // saved when they are replaced, and kept
+  file     // let go after each switch, and read again from the attached file when they are needed
 };
 
 /// Thread-safe: every method may be called from any thread. Switches and forwards exclude each
@@ -195,6 +205,13 @@ class Program {
   Result<void> set_first_touch(FirstTouch first_touch);
   FirstTouch first_touch() const;
 
+  /// With `file`, what a switch, a scale or a check needs of the base under active adapters is read
+  /// from the attached file, whose state must be what it was (else DETACHED) and whose values must
+  /// have the hash that they had (else BASE_MISMATCH); then nothing is changed, and the adapters
+  /// stay. NOT_SUPPORTED where a tensor has no such file.
+  Result<void> set_originals(Originals originals);
+  Originals originals() const;
+
   /// Threads for checks and stores, 1 to 64 (default 1). Never changes a result.
   Result<void> set_thread_count(uint32_t count);
   uint32_t thread_count() const;
@@ -207,6 +224,7 @@ class Program {
 
  private:
   struct State;
+  struct OriginalsDropper;
   std::unique_ptr<State> state_;
 };
 

@@ -93,6 +93,11 @@ class Region {
     return Error{Status::NOT_SUPPORTED, "this memory has no source file to read the base from"};
   }
 
+  /// How many of these bytes reading the source would have to fetch from storage.
+  virtual uint64_t cold_source_bytes(const uint8_t* /*data*/, uint64_t /*size_bytes*/) const {
+    return 0;
+  }
+
   /// Gives private pages back that show what the source shows anyway; returns how many bytes. No
   /// byte of the memory changes. DETACHED, READ_ONLY, IO_ERROR, OUT_OF_MEMORY. REQUIRES: nobody
   /// stores meanwhile.

@@ -306,9 +306,11 @@ static void test_registration(shira_program* program, float* weights) {
 static void test_pages(shira_program* program) {
   shira_program_options options = {.struct_bytes = sizeof(options), .max_dirty_bytes = 1};
   CHECK(shira_program_set_options(program, &options, &error) == SHIRA_STATUS_OK);
-  options.reserved = 1;
+  options.originals = SHIRA_ORIGINALS_FILE;
+  CHECK(shira_program_set_options(program, &options, &error) == SHIRA_STATUS_NOT_SUPPORTED);
+  options.originals = (shira_originals)2;
   CHECK(shira_program_set_options(program, &options, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
-  options.reserved = 0;
+  options.originals = SHIRA_ORIGINALS_MEMORY;
   options.first_touch = (shira_first_touch)3;
   CHECK(shira_program_set_options(program, &options, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
   CHECK(shira_program_set_options(program, NULL, &error) == SHIRA_STATUS_INVALID_ARGUMENT);

@@ -140,6 +140,9 @@ class HookRegion : public Region {
     SHIRA_TRY(ask("read_source", data));
     return real_->read_source(data, size_bytes, out);
   }
+  uint64_t cold_source_bytes(const uint8_t* data, uint64_t size_bytes) const override {
+    return real_->cold_source_bytes(data, size_bytes);
+  }
   Result<uint64_t> release_pages() override { return real_->release_pages(); }
   Result<void> hard_revert() override { return real_->hard_revert(); }
 

@@ -117,6 +117,26 @@ def test_first_touch_is_one_of_three(program: Program) -> None:
     assert program.memory().private_bytes == 0
 
 
+def test_originals_may_stay_in_the_file(program: Program) -> None:
+    assert program.originals == "memory"
+    program.switch("rows")
+    kept = program.memory()
+    digest = program.digest
+    program.originals = "file"
+    assert program.originals == "file"
+    assert kept.originals_bytes > 0 == program.memory().originals_bytes
+    program.switch({"rows": 0.5})
+    program.switch("rows")
+    assert program.digest == digest
+    program.switch(None)
+    program.verify_base()
+    memory = program.memory()
+    assert memory.source_read_bytes > 0 == memory.originals_bytes
+    assert memory.source_cold_bytes <= memory.source_read_bytes
+    with pytest.raises(UsageError, match="'memory', 'file'"):
+        program.originals = "nowhere"
+
+
 def test_memory_of_others_costs_nothing_here() -> None:
     weight = np.zeros((64, 64), np.float32)
     program = from_numpy({"w": weight})
@@ -125,7 +145,13 @@ def test_memory_of_others_costs_nothing_here() -> None:
         "private_bytes": 0,
         "huge_bytes": 0,
         "originals_bytes": 0,
+        "source_read_bytes": 0,
+        "source_cold_bytes": 0,
     }
+    with pytest.raises(UsageError) as raised:
+        program.originals = "file"
+    assert (raised.value.status, raised.value.tensor) == ("NOT_SUPPORTED", "w")
+    assert program.originals == "memory"
     assert program.release_pages() == 0
 
 

@@ -259,14 +259,21 @@ typedef enum shira_first_touch {
   SHIRA_FIRST_TOUCH_FORCE_32_BIT = 0x7fffffff
 } shira_first_touch;
 
+typedef enum shira_originals {
+  SHIRA_ORIGINALS_MEMORY = 0, /* base values under adapters are saved and kept */
+  SHIRA_ORIGINALS_FILE = 1,   /* they are read again from the attached file when needed */
+  SHIRA_ORIGINALS_FORCE_32_BIT = 0x7fffffff
+} shira_originals;
+
 typedef struct shira_program_options {
   size_t struct_bytes;
   uint64_t max_dirty_bytes; /* 0: no limit; else a switch that needs more private memory is refused
                                with SHIRA_STATUS_DIRTY_LIMIT before anything is touched */
   shira_first_touch first_touch;
-  uint32_t reserved; /* 0 */
+  shira_originals originals;
 } shira_program_options;
-/* From now on. SHIRA_STATUS_NOT_SUPPORTED: huge pages where the system has none. */
+/* From now on. SHIRA_STATUS_NOT_SUPPORTED: huge pages where the system has none, originals in a
+   file for memory without one. */
 SHIRA_API shira_status shira_program_set_options(shira_program* program,
                                                  const shira_program_options* options,
                                                  shira_error* error);
@@ -283,10 +290,12 @@ SHIRA_API shira_status shira_program_get_adapter_pages(shira_program* program, c
 
 typedef struct shira_program_memory {
   size_t struct_bytes;
-  uint64_t mapped_bytes;    /* of the attached files' mappings */
-  uint64_t private_bytes;   /* of them, this process's own copies, as the kernel counts them */
-  uint64_t huge_bytes;      /* of them, in copies that were made in huge pages */
-  uint64_t originals_bytes; /* saved base values */
+  uint64_t mapped_bytes;      /* of the attached files' mappings */
+  uint64_t private_bytes;     /* of them, this process's own copies, as the kernel counts them */
+  uint64_t huge_bytes;        /* of them, in copies that were made in huge pages */
+  uint64_t originals_bytes;   /* saved base values */
+  uint64_t source_read_bytes; /* since the program was made: base values read again from files */
+  uint64_t source_cold_bytes; /* of them, not in the page cache beforehand */
 } shira_program_memory;
 /* Asks the kernel about every page: for reports. */
 SHIRA_API shira_status shira_program_get_memory(shira_program* program,
