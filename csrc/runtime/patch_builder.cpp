@@ -80,6 +80,19 @@ Result<Bytes> add_sums(const kernels::KernelTable& kernels, const TensorSpec& sp
   return values;
 }
 
+// The values of a member that is alone; deltas may be of another dtype than the tensor.
+Result<Bytes> scaled_values(const kernels::KernelTable& kernels, const TensorSpec& spec,
+                            const Touch& touch, const Patch& patch, uint64_t* non_finite_count) {
+  if (touch.bound->source->value_dtype != spec.dtype) {
+    SHIRA_ASSIGN(const Array<float> contribution, contribution_of(kernels, touch));
+    return add_sums(kernels, spec, patch, contribution, non_finite_count);
+  }
+  SHIRA_ASSIGN(Bytes values, Bytes::make(patch.originals->size()));
+  *non_finite_count = scale_values(kernels, *touch.bound->source, touch.scale,
+                                   patch.originals->data(), values.data());
+  return values;
+}
+
 void own_values(Patch* patch, Bytes values) {
   auto owner = std::make_shared<Bytes>(std::move(values));
   patch->values = std::shared_ptr<const uint8_t>(owner, owner->data());
@@ -94,9 +107,8 @@ Result<void> fill_single(const kernels::KernelTable& kernels, const TensorSpec& 
         std::shared_ptr<const uint8_t>(touch.adapter->source, touch.bound->source->values);
     return {};
   }
-  SHIRA_ASSIGN(const Array<float> contribution, contribution_of(kernels, touch));
   uint64_t non_finite_count = 0;
-  SHIRA_ASSIGN(Bytes values, add_sums(kernels, spec, *patch, contribution, &non_finite_count));
+  SHIRA_ASSIGN(Bytes values, scaled_values(kernels, spec, touch, *patch, &non_finite_count));
   if (non_finite_count > 0) return check_finite(spec, *patch->positions->list, values.data());
   own_values(patch, std::move(values));
   return {};
