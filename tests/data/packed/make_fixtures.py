@@ -59,13 +59,16 @@ def export(kind: Kind) -> bytes:
         get_symmetric_quantization_config,
     )
     from executorch.exir import to_edge_transform_and_lower
-    from torchao.quantization import (
+    from torchao.quantization import (  # type: ignore[import-untyped]
         Int8DynamicActivationIntxWeightConfig,
         PerAxis,
         PerGroup,
         quantize_,
     )
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantize_pt2e import (  # type: ignore[import-untyped]
+        convert_pt2e,
+        prepare_pt2e,
+    )
 
     torch.manual_seed(len(kind.name))
     model: Any = torch.nn.Sequential(torch.nn.Linear(kind.columns, kind.rows)).eval()
@@ -82,13 +85,12 @@ def export(kind: Kind) -> bytes:
         prepared(example)
         model = convert_pt2e(prepared)
     elif kind.group:
-        quantize_(
-            model,
-            Int8DynamicActivationIntxWeightConfig(
-                weight_dtype=torch.int8 if kind.name == "int8_channel" else torch.int4,
-                weight_granularity=PerGroup(32) if kind.name == "int4_group" else PerAxis(0),
-            ),
+        weight_dtype = "int8" if kind.name == "int8_channel" else "int4"
+        config = Int8DynamicActivationIntxWeightConfig(
+            weight_dtype=getattr(torch, weight_dtype),
+            weight_granularity=PerGroup(kind.group) if kind.name == "int4_group" else PerAxis(0),
         )
+        quantize_(model, config)
     partitioners = [XnnpackPartitioner()]
     if kind.group:
         dynamic_quantization = ConfigPrecisionType.DYNAMIC_QUANT
