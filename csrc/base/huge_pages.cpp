@@ -21,16 +21,30 @@ std::string first_line(const std::string& path) {
   return line;
 }
 
-}  // namespace
-
-void advise_huge_pages(void* memory, size_t size_bytes) {
-#if defined(MADV_HUGEPAGE)
+// A refusal leaves the pages as they are, which serve as well.
+[[maybe_unused]] void advise_whole_pages(void* memory, size_t size_bytes, int advice) {
   const auto page_bytes = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t address = reinterpret_cast<uintptr_t>(memory);
   const uintptr_t begin = (address + page_bytes - 1) / page_bytes * page_bytes;
   const uintptr_t end = (address + size_bytes) / page_bytes * page_bytes;
-  // A refusal leaves small pages, which serve as well.
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, advice);
+}
+
+}  // namespace
+
+void advise_huge_pages(void* memory, size_t size_bytes) {
+#if defined(MADV_HUGEPAGE)
+  advise_whole_pages(memory, size_bytes, MADV_HUGEPAGE);
+#else
+  static_cast<void>(memory);
+  static_cast<void>(size_bytes);
+#endif
+}
+
+void populate_pages(void* memory, size_t size_bytes) {
+#if defined(__linux__)
+  constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE, which older system headers lack
+  advise_whole_pages(memory, size_bytes, kPopulateWrite);
 #else
   static_cast<void>(memory);
   static_cast<void>(size_bytes);

@@ -14,6 +14,10 @@ constexpr size_t kHugePagesFromBytes = size_t{2} << 20;
 /// hint: nothing changes where it is not understood.
 void advise_huge_pages(void* memory, size_t size_bytes);
 
+/// Gives the whole pages of this range of fresh memory their frames in one system call, where a
+/// fault for each would cost several times as much. Only a hint, too.
+void populate_pages(void* memory, size_t size_bytes);
+
 /// The size of the huge pages that the system gives to who asks; 0 where it gives none. `folder` is
 /// the system's settings.
 uint64_t huge_page_bytes(const char* folder = "/sys/kernel/mm/transparent_hugepage");

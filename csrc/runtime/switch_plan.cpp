@@ -7,6 +7,8 @@
 #include <tuple>
 #include <utility>
 
+#include "base/array_pool.h"
+#include "base/huge_pages.h"
 #include "runtime/binding.h"
 #include "runtime/live_access.h"
 
@@ -59,22 +61,43 @@ SwitchPlan::SwitchPlan(const WeightTable& weights, const kernels::KernelTable& k
 Result<void> SwitchPlan::check_regions() const { return weights_.check_live(touched_tensors_); }
 
 Result<void> SwitchPlan::find_originals() {
+  SHIRA_TRY(make_room());
   return pool_.run(touches_.size(), touched_entries(), [&](size_t i) -> Result<void> {
     const LiveWeights live{weights_, kernels_, from_};
     Touch& touch = touches_[i];
-    touch.originals = touch.bound->positions->originals;
-    if (touch.originals) return check_saved_originals(live, *touch.adapter, *touch.bound);
-    if (!is_exact(touch) || !is_alone(i)) {
-      SHIRA_ASSIGN(touch.originals, check_base(live, *touch.adapter, *touch.bound));
+    if (touch.new_originals != nullptr) {
+      populate_pages(touch.new_originals->data(), touch.new_originals->size());
       return {};
     }
-    const size_t element_bytes = dtype_bytes(touch.bound->source->dtype);
-    SHIRA_ASSIGN(Bytes room, Bytes::make(touch.bound->positions->count() * element_bytes));
-    const auto new_originals = std::make_shared<Bytes>(std::move(room));
-    touch.new_originals = new_originals.get();
-    touch.originals = new_originals;
+    touch.originals = touch.bound->positions->originals;
+    if (touch.originals) return check_saved_originals(live, *touch.adapter, *touch.bound);
+    SHIRA_ASSIGN(touch.originals, check_base(live, *touch.adapter, *touch.bound));
     return {};
   });
+}
+
+// For the originals that the store saves on its way: one allocation for all, so that large ones get
+// huge pages.
+Result<void> SwitchPlan::make_room() {
+  const auto size_of = [](const Touch& touch) {
+    return touch.bound->positions->count() * dtype_bytes(touch.bound->source->dtype);
+  };
+  std::vector<Touch*> first_touches;
+  uint64_t room_bytes = 0;
+  for (size_t i = 0; i < touches_.size(); ++i) {
+    Touch& touch = touches_[i];
+    if (touch.bound->positions->originals || !is_exact(touch) || !is_alone(i)) continue;
+    first_touches.push_back(&touch);
+    room_bytes += ArrayPool::bytes_of<uint8_t>(size_of(touch));
+  }
+  SHIRA_ASSIGN(ArrayPool pool, ArrayPool::make(room_bytes));
+  for (Touch* touch : first_touches) {
+    SHIRA_ASSIGN(Bytes room, pool.take<uint8_t>(size_of(*touch)));
+    const auto new_originals = std::make_shared<Bytes>(std::move(room));
+    touch->new_originals = new_originals.get();
+    touch->originals = new_originals;
+  }
+  return {};
 }
 
 bool SwitchPlan::is_alone(size_t touch_index) const {

@@ -51,6 +51,7 @@ class SwitchPlan {
   void report(SwitchReport* report) const;
 
  private:
+  Result<void> make_room();
   bool is_alone(size_t touch_index) const;
   void list_steps();
   Error explain(Error error) const;
