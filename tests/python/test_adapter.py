@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -18,7 +19,14 @@ from shb_files import (
     tensor_entries,
 )
 
-from shira_runtime import Adapter, FormatError, UnsupportedError
+from shira_runtime import (
+    Adapter,
+    AdapterFile,
+    FormatError,
+    UnsupportedError,
+    UsageError,
+    from_numpy,
+)
 
 RNG = np.random.default_rng(5)
 BASE = random_arrays(RNG, {"b.weight": ((6, 16), "f32"), "a.weight": ((40,), "bf16")})
@@ -201,3 +209,74 @@ def test_a_duplicate_index_cannot_be_written_down() -> None:
         Adapter.from_bytes(resealed(content))
     assert caught.value.status == "BAD_INDEX"
     assert caught.value.tensor == "w"
+
+
+# --- threads ---
+
+
+def large_bytes() -> bytes:
+    """Tensors whose values alone are more than the megabyte from which on threads are started."""
+    rng = np.random.default_rng(6)
+    tensors = []
+    for number in range(3):
+        base = rng.standard_normal((1000, 2000)).astype(np.float32)
+        indices = np.sort(rng.choice(base.size, 150_000, replace=False))
+        values = rng.standard_normal(indices.size)
+        tensors.append(tensor_entries(f"layer{number}", base, indices, values))
+    return adapter_bytes("large", *tensors)
+
+
+def test_threads_open_what_one_opens(tmp_path: Path) -> None:
+    path = tmp_path / "large.shb"
+    path.write_bytes(large_bytes())
+    assert path.stat().st_size > 1 << 20
+    alone = Adapter.open(path)
+    others = [Adapter.open(path, threads=threads) for threads in (2, 3)]
+    others.append(AdapterFile.open(path, threads=2, keep_content=False).adapter())
+    others.append(Adapter.from_bytes(path.read_bytes(), threads=2))
+    for opened in others:
+        assert opened.content_digest == alone.content_digest
+        assert list(opened.tensors) == list(alone.tensors)
+        for name, tensor in opened.tensors.items():
+            np.testing.assert_array_equal(tensor.indices(), alone.tensors[name].indices())
+            assert tensor.bits().tobytes() == alone.tensors[name].bits().tobytes()
+
+
+def test_threads_name_the_same_fault() -> None:
+    content = bytearray(large_bytes())
+    values = section_range(content, "values")
+    for where in (values.start + 400_000, values.stop - 4):  # in the first and the last tensor
+        struct.pack_into("<f", content, where, np.nan)
+    refused = []
+    for threads in (1, 2, 3):
+        with pytest.raises(FormatError) as caught:
+            Adapter.from_bytes(resealed(content), threads=threads)
+        refused.append((str(caught.value), caught.value.tensor, caught.value.offset_bytes))
+    assert refused == refused[:1] * 3
+    assert refused[0][1:] == ("layer0", values.start + 400_000)
+
+
+@pytest.mark.parametrize("threads", [0, 65, -1, 2.0, True, "2", None])
+def test_the_number_of_threads_is_checked(threads: Any) -> None:
+    for opened in (AdapterFile, Adapter):
+        with pytest.raises(UsageError, match=r"threads is .*, expected 1 to 64") as caught:
+            opened.from_bytes(example_bytes(), threads=threads)
+        assert caught.value.status == "INVALID_ARGUMENT"
+
+
+def test_a_program_opens_with_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "de.shb"
+    path.write_bytes(example_bytes())
+    asked = []
+    open_file = AdapterFile.open
+
+    def record(*arguments: Any, **options: Any) -> AdapterFile:
+        asked.append(options["threads"])
+        return open_file(*arguments, **options)
+
+    monkeypatch.setattr(AdapterFile, "open", record)
+    program = from_numpy(BASE)
+    program.add_adapter(path)
+    program.threads = 3
+    program.add_adapter(path, "again")
+    assert asked == [1, 3]
