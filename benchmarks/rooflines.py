@@ -14,7 +14,7 @@ from .native import native
 from .weights import Change, Weights, check_equal, element_bytes
 
 #: Prefetch distances of the touch roofline; a report takes the best of them.
-TOUCH_DISTANCES = (0, 16, 64)
+TOUCH_DISTANCES = (0, 64, 128)
 
 
 def touch(weights: Weights, mask: Mask, what: str = "") -> Iterator[Arm]:
