@@ -284,11 +284,11 @@ TARGETS = (
         _COLD,
     ),
     Target(
-        "A -> B, shared positions: of one overwrite",
+        "A -> B, shared positions: of one overwrite (a revert)",
         "ratio",
         "micro",
         "switch A -> C, shared mask",
-        "switch base -> A",
+        "switch A -> base",
         1.1,
         {"what": "switch"},
         _COLD,
