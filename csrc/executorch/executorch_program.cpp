@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <optional>
 #include <utility>
 
 #include "attach/mapped_file.h"
@@ -38,7 +37,7 @@ struct ModelFile {
   const ProgramFile tables;
   const std::shared_ptr<PrivateMapping> mapping;
   MappingLoader loader;
-  std::optional<FlatTensorDataMap> data_map;  // of a .ptd
+  std::unique_ptr<FlatTensorDataMap> data_map;  // of a .ptd
 };
 
 Result<std::unique_ptr<ModelFile>> open_file(const std::string& path, bool is_data) {
@@ -66,10 +65,10 @@ std::string join(const std::vector<std::string>& names) {
 struct ExecutorchProgram::State {
   pid_t process = getpid();
   std::vector<std::unique_ptr<ModelFile>> files;  // the .pte, then the .ptd's
-  std::optional<et::Program> image;
+  std::unique_ptr<et::Program> image;
   std::vector<const et::NamedDataMap*> data_maps;
-  std::optional<MergedDataMap> merged_data;
-  std::optional<PackedCache> packed_cache;
+  std::unique_ptr<MergedDataMap> merged_data;
+  std::unique_ptr<PackedCache> packed_cache;
   et::BackendOptions<2> xnnpack_options;
   et::LoadBackendOptionsMap backend_options;
   std::vector<std::string> method_names;  // of the file, in its order
@@ -101,7 +100,7 @@ Result<void> ExecutorchProgram::State::open(const std::string& path,
   if (!loaded.ok())
     return capture.error(Status::BAD_PROGRAM_FILE, "ExecuTorch cannot load the program",
                          loaded.error());
-  image.emplace(std::move(*loaded));
+  image = std::make_unique<et::Program>(std::move(*loaded));
   for (size_t i = 0; i < image->num_methods(); ++i) {
     const et::Result<const char*> name = image->get_method_name(i);
     if (!name.ok()) return Error{Status::BAD_PROGRAM_FILE, "a method has no name"};
@@ -120,8 +119,8 @@ Result<void> ExecutorchProgram::State::merge_data() {
       error.file = files[i]->tables.path;
       return error;
     }
-    files[i]->data_map.emplace(std::move(*map));
-    data_maps.push_back(&*files[i]->data_map);
+    files[i]->data_map = std::make_unique<FlatTensorDataMap>(std::move(*map));
+    data_maps.push_back(files[i]->data_map.get());
   }
   if (data_maps.size() < 2) return {};
   const LogCapture capture;
@@ -130,14 +129,14 @@ Result<void> ExecutorchProgram::State::merge_data() {
   if (!merged.ok())
     return capture.error(Status::DUPLICATE_NAME, "the data files cannot be used together",
                          merged.error());
-  merged_data.emplace(std::move(*merged));
+  merged_data = std::make_unique<MergedDataMap>(std::move(*merged));
   return {};
 }
 
 /// Only a program of that delegate needs one, and it has to be there before the first method is.
 Result<void> ExecutorchProgram::State::give_xnnpack_a_cache() {
   SHIRA_ASSIGN(PackedCache cache, PackedCache::make());
-  packed_cache.emplace(std::move(cache));
+  packed_cache = std::make_unique<PackedCache>(std::move(cache));
   const bool is_set =
       xnnpack_options.set_option("weight_cache_enabled", true) == et::Error::Ok &&
       xnnpack_options.set_option("packed_cache_path", packed_cache->path().c_str()) ==
@@ -156,7 +155,7 @@ Result<void> ExecutorchProgram::State::load_methods(std::vector<std::string> wan
     if (meta.ok() && meta->uses_backend(kXnnpack) && !packed_cache)
       SHIRA_TRY(give_xnnpack_a_cache());
   }
-  const et::NamedDataMap* data = merged_data         ? &*merged_data
+  const et::NamedDataMap* data = merged_data         ? merged_data.get()
                                  : data_maps.empty() ? nullptr
                                                      : data_maps.front();
   for (const std::string& name : method_names) {

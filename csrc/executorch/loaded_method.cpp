@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "executorch/log_capture.h"
@@ -48,6 +49,7 @@ std::vector<uint8_t> whole_dim_order(const std::vector<uint8_t>& dim_order, size
 
 ValueInfo describe(et::Result<et::Tag> tag, const et::Result<et::TensorInfo>& tensor) {
   ValueInfo info;
+  std::optional<ElementType> type;
   info.is_supported = tag.ok();
   if (!tag.ok()) return info;
   switch (*tag) {
@@ -68,9 +70,10 @@ ValueInfo describe(et::Result<et::Tag> tag, const et::Result<et::TensorInfo>& te
       break;
     case et::Tag::Tensor: {
       info.kind = Value::Kind::tensor;
-      info.is_supported = tensor.ok() && element_type_of(tensor->scalar_type()).has_value();
-      if (!info.is_supported) break;
-      info.element_type = *element_type_of(tensor->scalar_type());
+      if (tensor.ok()) type = element_type_of(tensor->scalar_type());
+      info.is_supported = type.has_value();
+      if (!type) break;
+      info.element_type = *type;
       info.sizes.assign(tensor->sizes().begin(), tensor->sizes().end());
       info.dim_order.assign(tensor->dim_order().begin(), tensor->dim_order().end());
       break;
@@ -108,7 +111,7 @@ struct TensorView {
   std::vector<TensorImpl::SizesType> sizes;
   std::vector<TensorImpl::DimOrderType> dim_order;
   std::vector<TensorImpl::StridesType> strides;
-  std::optional<TensorImpl> impl;
+  std::unique_ptr<TensorImpl> impl;
 
   /// REQUIRES: check_inputs() has found every size within those of the method.
   explicit TensorView(const Value& value)
@@ -121,8 +124,9 @@ struct TensorView {
       stride *= std::max(sizes[dim_order[i]], 1);
     }
     // Methods read their inputs only.
-    impl.emplace(scalar_type_of(value.element_type), static_cast<ssize_t>(sizes.size()),
-                 sizes.data(), const_cast<void*>(value.data), dim_order.data(), strides.data());
+    impl = std::make_unique<TensorImpl>(
+        scalar_type_of(value.element_type), static_cast<ssize_t>(sizes.size()), sizes.data(),
+        const_cast<void*>(value.data), dim_order.data(), strides.data());
   }
 };
 
@@ -181,12 +185,12 @@ Result<std::unique_ptr<LoadedMethod>> LoadedMethod::load(const et::Program& prog
   SHIRA_ASSIGN(MethodInfo info, describe_method(*meta));
   std::unique_ptr<LoadedMethod> loaded(new LoadedMethod(std::move(info)));
   SHIRA_TRY(loaded->plan_memory(*meta));
-  loaded->memory_manager_.emplace(&loaded->method_allocator_, &*loaded->planned_memory_,
-                                  &loaded->temporary_allocator_);
+  loaded->memory_manager_ = std::make_unique<et::MemoryManager>(
+      &loaded->method_allocator_, loaded->planned_memory_.get(), &loaded->temporary_allocator_);
   et::Result<et::Method> method =
-      program.load_method(name.c_str(), &*loaded->memory_manager_, nullptr, data, &options);
+      program.load_method(name.c_str(), loaded->memory_manager_.get(), nullptr, data, &options);
   if (!method.ok()) return capture.error(Status::BAD_PROGRAM_FILE, what, method.error());
-  loaded->method_.emplace(std::move(*method));
+  loaded->method_ = std::make_unique<et::Method>(std::move(*method));
   SHIRA_TRY(loaded->give_outputs_memory(*meta));
   return loaded;
 }
@@ -202,7 +206,8 @@ Result<void> LoadedMethod::plan_memory(const et::MethodMeta& meta) {
     buffers_.push_back(std::move(buffer));
     spans_.emplace_back(buffers_.back().data(), buffers_.back().size());
   }
-  planned_memory_.emplace(et::Span<et::Span<uint8_t>>(spans_.data(), spans_.size()));
+  planned_memory_ = std::make_unique<et::HierarchicalAllocator>(
+      et::Span<et::Span<uint8_t>>(spans_.data(), spans_.size()));
   return {};
 }
 
@@ -270,7 +275,7 @@ Result<std::vector<Value>> LoadedMethod::execute(const std::vector<Value>& input
     switch (input.kind) {
       case Value::Kind::tensor:
         views.push_back(std::make_unique<TensorView>(input));
-        arguments.emplace_back(Tensor(&*views.back()->impl));
+        arguments.emplace_back(Tensor(views.back()->impl.get()));
         break;
       case Value::Kind::integer:
         arguments.emplace_back(input.integer);

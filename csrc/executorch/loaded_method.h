@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -52,11 +51,11 @@ class LoadedMethod {
   std::mutex mutex_;  // held during a pass
   std::vector<Array<uint8_t>> buffers_;
   std::vector<executorch::runtime::Span<uint8_t>> spans_;  // the buffers
-  std::optional<executorch::runtime::HierarchicalAllocator> planned_memory_;
+  std::unique_ptr<executorch::runtime::HierarchicalAllocator> planned_memory_;
   executorch::extension::MallocMemoryAllocator method_allocator_;
   executorch::extension::MallocMemoryAllocator temporary_allocator_;
-  std::optional<executorch::runtime::MemoryManager> memory_manager_;
-  std::optional<executorch::runtime::Method> method_;
+  std::unique_ptr<executorch::runtime::MemoryManager> memory_manager_;
+  std::unique_ptr<executorch::runtime::Method> method_;
 };
 
 }  // namespace shira
