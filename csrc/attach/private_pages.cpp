@@ -155,7 +155,7 @@ Result<void> PrivatePages::set_first_touch(FirstTouch first_touch) {
   if (first_touch == FirstTouch::huge && block_pages_ == 0) {
     return file_->error(Status::NOT_SUPPORTED, "the system has no transparent huge pages to use");
   }
-  __atomic_store_n(&first_touch_, first_touch, __ATOMIC_RELAXED);
+  __atomic_store(&first_touch_, &first_touch, __ATOMIC_RELAXED);
   return {};
 }
 
@@ -188,7 +188,8 @@ Result<void> PrivatePages::add(const uint8_t* data, const PageSet& pages) {
   while (first_word < pages.words().size() && is_known(first_word)) ++first_word;
   if (first_word == pages.words().size()) return {};
 
-  const FirstTouch first_touch = __atomic_load_n(&first_touch_, __ATOMIC_RELAXED);
+  FirstTouch first_touch{};
+  __atomic_load(&first_touch_, &first_touch, __ATOMIC_RELAXED);
   if (const HugeBlocks huge = blocks(first_touch); huge.block_pages != 0) {
     const TouchPlan plan(pages.words(), first_page, known_, huge);
     SHIRA_TRY(plan.for_each([&](const TouchPiece& piece) -> Result<void> {
@@ -241,7 +242,9 @@ Result<uint64_t> PrivatePages::count_with(const std::vector<PageNeed>& needs) co
   SHIRA_ASSIGN(Array<uint64_t> after, Array<uint64_t>::make(known_.size()));
   for (size_t i = 0; i < known_.size(); ++i)
     after[i] = __atomic_load_n(&known_[i], __ATOMIC_RELAXED);
-  const HugeBlocks huge = blocks(__atomic_load_n(&first_touch_, __ATOMIC_RELAXED));
+  FirstTouch first_touch{};
+  __atomic_load(&first_touch_, &first_touch, __ATOMIC_RELAXED);
+  const HugeBlocks huge = blocks(first_touch);
   for (const PageNeed& need : needs) {
     const TouchPlan plan(need.pages->words(), page_of(need.data), known_, huge);
     SHIRA_TRY(plan.for_each([&](const TouchPiece& piece) -> Result<void> {
