@@ -17,12 +17,6 @@
 #include "base/fast_cpus.h"
 
 namespace shira {
-namespace {
-
-// Waking a thread costs tens of microseconds, about the time that this many elements take.
-constexpr uint64_t kWorkPerThread = 32768;
-
-}  // namespace
 
 struct ThreadPool::Job {
   Job(size_t task_count, Call task_call, const void* task_context)
@@ -83,10 +77,12 @@ struct ThreadPool::Shared {
 };
 
 Result<std::shared_ptr<ThreadPool>> ThreadPool::make(uint32_t thread_count,
+                                                     uint64_t work_per_thread,
                                                      const std::string& sysfs_root) {
   std::shared_ptr<ThreadPool> pool(new ThreadPool);
   if (thread_count == 1) return pool;
   pool->thread_count_ = thread_count;
+  pool->work_per_thread_ = work_per_thread;
   pool->shared_ = std::make_unique<Shared>();
   Shared& shared = *pool->shared_;
   shared.owner_pid = getpid();
@@ -121,7 +117,7 @@ ThreadPool::~ThreadPool() {
 
 Result<void> ThreadPool::run_erased(size_t count, uint64_t work, Call call, const void* context) {
   Job job(count, call, context);
-  const uint64_t team_count = std::min<uint64_t>({work / kWorkPerThread, count, thread_count_});
+  const uint64_t team_count = std::min<uint64_t>({work / work_per_thread_, count, thread_count_});
   std::unique_lock<std::mutex> one_job;
   if (team_count > 1 && shared_->owner_pid == getpid()) {
     one_job = std::unique_lock<std::mutex>(shared_->one_job, std::try_to_lock);

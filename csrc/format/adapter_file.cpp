@@ -26,15 +26,15 @@ Result<void> check_thread_count(const OpenOptions& options) {
 Result<AdapterPointer> open_and_parse(const std::string& path, const OpenOptions& options) {
   SHIRA_TRY(check_thread_count(options));
   SHIRA_ASSIGN(const File file, File::open(path));
-  SHIRA_ASSIGN(FileBytes bytes, read_file_bytes(file, options.thread_count));
+  SHIRA_ASSIGN(FileBytes bytes, read_file_bytes(file, options));
   return AdapterParser::parse(std::move(bytes), path, options);
 }
 
 Result<AdapterPointer> copy_and_parse(const void* bytes, size_t size_bytes,
                                       const std::string& label, const OpenOptions& options) {
   SHIRA_TRY(check_thread_count(options));
-  SHIRA_ASSIGN(FileBytes copy, copy_file_bytes(static_cast<const uint8_t*>(bytes), size_bytes,
-                                               options.thread_count));
+  SHIRA_ASSIGN(FileBytes copy,
+               copy_file_bytes(static_cast<const uint8_t*>(bytes), size_bytes, options));
   return AdapterParser::parse(std::move(copy), label, options);
 }
 

@@ -106,6 +106,10 @@ struct OpenOptions {
   /// 1 to ThreadPool::kMaxThreads: how many threads read, check and decode. A small file is opened
   /// by one, and one tensor decoded by one. The answer never depends on it.
   uint32_t thread_count = 1;
+  /// A smaller file is opened by one thread: starting another takes as long as reading this. What
+  /// each thread does at a time is a fraction of it. REQUIRES: 32 or more; another one is for
+  /// tests.
+  uint64_t threads_from_bytes = uint64_t{1} << 20;
 };
 
 /// Immutable once opened, so it may be shared between threads and programs.

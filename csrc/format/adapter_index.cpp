@@ -264,7 +264,7 @@ Result<void> decode_tier(uint32_t tier, ParsedFile* file) {
   const IndexTable& table = *index.table;
   index.rules.resize(table.rows.size());
   TierDecoder decoder{*file, tier, index, Lists(table.rows.size())};
-  const RowGroups groups(table.rows.size(),
+  const RowGroups groups(table.rows.size(), file->group_bytes,
                          [&](size_t number) { return table.rows[number].stream.bytes.size(); });
   // Lists share an allocation, but for those of several tiers, which are merged one by one and must
   // go one by one, too.

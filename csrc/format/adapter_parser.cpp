@@ -40,6 +40,7 @@ Result<void> AdapterParser::run_steps(const OpenOptions& options) {
                                    parsed_.pool.get()));
     file_.passed_key_ = options.public_key;
   }
+  parsed_.group_bytes = options.threads_from_bytes / 2;
   // Of a signed file somebody may come to ask whether the signature is right.
   parsed_.keeps_content = options.keep_content || (parsed_.header.is_signed && !options.public_key);
   SHIRA_TRY(choose_tiers(options));
@@ -227,7 +228,8 @@ Result<void> AdapterParser::merge_values_of(const std::vector<uint32_t>& row_num
 }
 
 Result<void> AdapterParser::unpack_all() {
-  const RowGroups groups(packed_.size(), [&](size_t i) { return packed_[i].stream->bytes.size(); });
+  const RowGroups groups(packed_.size(), parsed_.group_bytes,
+                         [&](size_t i) { return packed_[i].stream->bytes.size(); });
   return groups.run(parsed_.pool.get(), [&](size_t number) -> Result<void> {
     SpentBytes spent(!parsed_.keeps_content);
     for (size_t i = groups[number].begin; i < groups[number].end; ++i) {

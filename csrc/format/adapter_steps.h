@@ -61,6 +61,9 @@ struct ParsedFile {
   std::vector<SectionInfo> sections;
   uint32_t opened_tier_count = 0;
   std::shared_ptr<ThreadPool> pool;
+  /// Of the streams that are one task for it. Memory of coded bytes is given back in whole pages,
+  /// of which those at the ends of a group stay.
+  uint64_t group_bytes = 0;
   bool keeps_content = true;  // else coded bytes are spent where nothing points to them for good
   TakenNames names;
   std::vector<AdapterRow> adapters;

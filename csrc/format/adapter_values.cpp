@@ -22,7 +22,7 @@ Dtype unpacked_dtype(ValueCodec codec) {
 }
 
 Result<void> check_value_streams(const ParsedFile& file) {
-  const RowGroups groups(file.rows.size(), [&](size_t i) {
+  const RowGroups groups(file.rows.size(), file.group_bytes, [&](size_t i) {
     return file.is_opened(file.rows[i]) ? file.rows[i].values.bytes.size() : 0;
   });
   return groups.run(file.pool.get(), [&](size_t number) -> Result<void> {

@@ -24,11 +24,12 @@ struct FileBytes {
   std::shared_ptr<ThreadPool> pool;  // for the steps that follow; of one thread for a small file
 };
 
-/// Reads a file, or copies memory, with `thread_count` threads. Every byte is read once and only
+/// Reads a file, or copies memory, with the threads of `options`. Every byte is read once and only
 /// the copy is looked at: a source that changes meanwhile cannot show one table to the checks of
 /// the sections and another one to those of the signature. IO_ERROR, OUT_OF_MEMORY, and what the
-/// two steps refuse. REQUIRES: thread_count is one that a ThreadPool can have.
-Result<FileBytes> read_file_bytes(const File& file, uint32_t thread_count);
-Result<FileBytes> copy_file_bytes(const uint8_t* bytes, uint64_t size_bytes, uint32_t thread_count);
+/// two steps refuse. REQUIRES: a thread_count that a ThreadPool can have.
+Result<FileBytes> read_file_bytes(const File& file, const OpenOptions& options);
+Result<FileBytes> copy_file_bytes(const uint8_t* bytes, uint64_t size_bytes,
+                                  const OpenOptions& options);
 
 }  // namespace shira

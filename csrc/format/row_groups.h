@@ -20,12 +20,13 @@ struct RowGroup {
 /// All rows of a table in groups of consecutive ones, which do not depend on the number of threads.
 class RowGroups {
  public:
-  /// Of kGroupBytes or more each, where bytes_of(row) is the size of a row's stream.
+  /// Of `least_bytes` or more each, where bytes_of(row) is the size of a row's stream: small
+  /// streams are worth a task only together.
   template <typename BytesOf>
-  RowGroups(size_t row_count, const BytesOf& bytes_of) {
-    uint64_t group_bytes = kGroupBytes;
+  RowGroups(size_t row_count, uint64_t least_bytes, const BytesOf& bytes_of) {
+    uint64_t group_bytes = least_bytes;
     for (size_t row = 0; row < row_count; ++row) {
-      if (group_bytes >= kGroupBytes) {
+      if (group_bytes >= least_bytes) {
         groups_.push_back({row, row});
         group_bytes = 0;
       }
@@ -45,10 +46,6 @@ class RowGroups {
   }
 
  private:
-  /// Small streams are worth a task only together. Also, memory of coded bytes is given back in
-  /// whole pages, of which those at the ends of a group stay.
-  static constexpr uint64_t kGroupBytes = 512 << 10;
-
   std::vector<RowGroup> groups_;
   uint64_t all_bytes_ = 0;
 };

@@ -87,7 +87,7 @@ TEST_F(FastCpus, WorkersStayThereAndTheCallerIsLeftAlone) {
   const Cpus all = allowed_cpus();
   if (all.size() < 2) GTEST_SKIP() << "there is one CPU";
   for (const uint32_t cpu : all) write(cpu, "cpu_capacity", cpu == all.back() ? "1024" : "256");
-  const auto pool = ThreadPool::make(2, root_).value();
+  const auto pool = ThreadPool::make(2, ThreadPool::kWorkPerThread, root_).value();
   std::mutex mutex;
   std::set<Cpus> of_workers;
   const std::thread::id caller = std::this_thread::get_id();

@@ -119,8 +119,7 @@ Bytes dump_of(const AdapterFile& file) {
   return dump;
 }
 
-void check_vector(const Vector& vector) {
-  OpenOptions options;
+void check_vector(const Vector& vector, OpenOptions options) {
   if (vector.public_key != "-") options.public_key = key_of(vector.public_key);
   for (const std::string& source : vector.sources) {
     options.index_sources.push_back(AdapterFile::open(kFolder + source).value());
@@ -155,7 +154,11 @@ TEST(Vectors, AreReadAsTheManifestSays) {
     SCOPED_TRACE(vector.path);
     const bool needs_cryptography = vector.public_key != "-" || !vector.sources.empty();
     if (needs_cryptography && !cryptography_available()) continue;
-    check_vector(vector);
+    OpenOptions options;
+    check_vector(vector, options);
+    options.thread_count = 3;
+    options.threads_from_bytes = 256;
+    check_vector(vector, options);
   }
 }
 

@@ -85,6 +85,19 @@ std::shared_ptr<const AdapterFile> index_source() {
   return source.value();
 }
 
+/// The same refusal, or none, by one thread.
+void check_alone(const uint8_t* data, size_t size_bytes, OpenOptions options,
+                 const Result<std::shared_ptr<const AdapterFile>>& opened) {
+  options.thread_count = 1;
+  const auto alone = AdapterFile::from_bytes(data, size_bytes, "fuzz.shb", options);
+  FUZZ_CHECK(alone.ok() == opened.ok());
+  if (opened.ok()) return;
+  FUZZ_CHECK(alone.error().status == opened.error().status);
+  FUZZ_CHECK(alone.error().offset_bytes == opened.error().offset_bytes);
+  FUZZ_CHECK(alone.error().tensor == opened.error().tensor);
+  FUZZ_CHECK(alone.error().message == opened.error().message);
+}
+
 void open(const uint8_t* data, size_t size_bytes) {
   std::minstd_rand choices = choices_of(data, size_bytes);
   OpenOptions options;
@@ -92,18 +105,21 @@ void open(const uint8_t* data, size_t size_bytes) {
   if (choices() % 8 == 0) options.tier_count = 1 + choices() % 3;
   if (choices() % 64 == 0) options.public_key.emplace();
   options.keep_content = choices() % 2 == 0;
+  options.threads_from_bytes = 256;
+  if (choices() % 4 == 0) options.thread_count = 3;
   const MemoryMeter meter;
   const auto file = AdapterFile::from_bytes(data, size_bytes, "fuzz.shb", options);
+  const uint64_t peak_bytes = meter.peak_bytes();
+  if (options.thread_count > 1) check_alone(data, size_bytes, options, file);
   if (!file.ok()) {
     const Error& error = file.error();
     FUZZ_CHECK(error.status != Status::OK && error.status != Status::OUT_OF_MEMORY);
     FUZZ_CHECK(!error.message.empty());
     FUZZ_CHECK(error.offset_bytes <= size_bytes || error.status == Status::INVALID_ARGUMENT);
     // Rice takes one bit for a unit, Q1 one for a value: 64 and 32 bits in memory.
-    FUZZ_CHECK(meter.peak_bytes() <= 64 * 1024 + 100 * size_bytes);
+    FUZZ_CHECK(peak_bytes <= 64 * 1024 + 100 * size_bytes);
     return;
   }
-  const uint64_t peak_bytes = meter.peak_bytes();
   FUZZ_CHECK(file.value()->file_bytes() == size_bytes);
   FUZZ_CHECK(file.value()->opened_tier_count() >= 1);
   FUZZ_CHECK(file.value()->opened_tier_count() <= file.value()->tier_count());

@@ -4,13 +4,13 @@
 
 #include <sanitizer/allocator_interface.h>
 
-#include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
 namespace shira::fuzz {
 
-/// Counts this process's allocations from its creation on. One at a time; for one thread.
+/// Counts this process's allocations, of all threads, from its creation on. One at a time.
 class MemoryMeter {
  public:
   MemoryMeter() {
@@ -20,12 +20,15 @@ class MemoryMeter {
     peak_bytes_ = 0;
   }
 
-  uint64_t peak_bytes() const { return static_cast<uint64_t>(peak_bytes_); }
+  uint64_t peak_bytes() const { return static_cast<uint64_t>(peak_bytes_.load()); }
 
  private:
   static void on_malloc(const volatile void* /*memory*/, size_t size_bytes) {
-    current_bytes_ += static_cast<int64_t>(size_bytes);
-    peak_bytes_ = std::max(peak_bytes_, current_bytes_);
+    const int64_t now_bytes = current_bytes_.fetch_add(static_cast<int64_t>(size_bytes)) +
+                              static_cast<int64_t>(size_bytes);
+    int64_t peak_bytes = peak_bytes_;
+    while (peak_bytes < now_bytes && !peak_bytes_.compare_exchange_weak(peak_bytes, now_bytes)) {
+    }
   }
   static void on_free(const volatile void* memory) {
     // A deallocation of nullptr is reported too.
@@ -35,8 +38,8 @@ class MemoryMeter {
     }
   }
 
-  static inline thread_local int64_t current_bytes_ = 0;
-  static inline thread_local int64_t peak_bytes_ = 0;
+  static inline std::atomic<int64_t> current_bytes_{0};
+  static inline std::atomic<int64_t> peak_bytes_{0};
 };
 
 }  // namespace shira::fuzz
