@@ -239,7 +239,7 @@ fuzz-corpus: fuzz-build ## fuzz, and keep the smallest set of inputs that covers
 	@$(FUZZ) --seconds $(FUZZ_SECONDS) --jobs $(JOBS) --keep $(FUZZ_TARGETS)
 
 fuzz-selftest: fuzz-build build/cpp-thread/build.ninja ## plant bugs; each has to be found
-	@cmake --build build/cpp-thread -j $(JOBS) --target program_threads_test
+	@cmake --build build/cpp-thread -j $(JOBS) --target program_threads_test format_threads_test
 	@$(VENV)/bin/python tests/fuzz/planted.py --jobs $(JOBS) \
 	  --address build/cpp-address --thread build/cpp-thread
 

@@ -7,6 +7,10 @@
 
 #include <algorithm>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace shira {
 namespace {
 
@@ -28,6 +32,10 @@ void release_pages(uintptr_t begin, uintptr_t end) {
 }  // namespace
 
 void SpentBytes::add(uintptr_t begin, size_t size_bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  // Who reads spent bytes is found out even where they are less than a page.
+  __asan_poison_memory_region(reinterpret_cast<const void*>(begin), size_bytes);
+#endif
   if (begin < begin_ || begin >= end_ + kUnitBytes) {
     flush();
     begin_ = given_to_ = begin;

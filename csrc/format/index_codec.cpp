@@ -169,7 +169,8 @@ class SpentRice {
     const uint8_t* low = stream_.bytes.data();
     const uint8_t* high = rice_high_parts(stream_).data();
     low_.spend(low, low + cursor.unit * stream_.rice_bits / 8);
-    high_.spend(high, high + cursor.place / 64 * 8);
+    // The last low parts are loaded as words, which reach into the first word of the high ones.
+    if (cursor.place >= 128) high_.spend(high + 8, high + cursor.place / 64 * 8);
   }
 
  private:
