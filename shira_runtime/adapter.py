@@ -342,7 +342,9 @@ def _open_options(
     threads: int,
 ) -> tuple[int, bytes | None, list[_core.AdapterFile], bool, int]:
     if type(threads) is not int or not 1 <= threads <= _MAXIMUM_THREADS:
-        raise error_of("INVALID_ARGUMENT", f"threads is {threads!r}, expected 1 to {_MAXIMUM_THREADS}")
+        raise error_of(
+            "INVALID_ARGUMENT", f"threads is {threads!r}, expected 1 to {_MAXIMUM_THREADS}"
+        )
     if tiers is not None and (type(tiers) is not int or not 1 <= tiers <= _MAXIMUM_TIERS):
         raise error_of("INVALID_ARGUMENT", f"tiers is {tiers!r}, expected 1 to {_MAXIMUM_TIERS}")
     if isinstance(index_from, AdapterFile | Adapter):

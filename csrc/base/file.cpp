@@ -30,7 +30,7 @@ Result<File> File::open(const std::string& path) {
     return file.error(Status::IO_ERROR, "this is a URL, and a path is needed: leave out file://");
   }
   if (descriptor < 0) return file.system_error("the file cannot be opened", code);
-  struct stat status {};
+  struct stat status{};
   if (fstat(descriptor, &status) != 0)
     return file.system_error("the file cannot be examined", errno);
   if (!S_ISREG(status.st_mode)) return file.error(Status::IO_ERROR, "this is not a regular file");
@@ -42,7 +42,7 @@ File::~File() {
 }
 
 Result<FileState> File::state() const {
-  struct stat status {};
+  struct stat status{};
   if (fstat(descriptor_, &status) != 0) return system_error("the file cannot be examined", errno);
   return FileState{static_cast<uint64_t>(status.st_size), status.st_mtim.tv_sec,
                    status.st_mtim.tv_nsec};

@@ -154,9 +154,10 @@ Result<void> SwitchPlan::prepare_pages() {
 }
 
 Result<void> SwitchPlan::store() {
-  Result<void> stored = pass_->run();
+  TilePass& pass = *pass_;  // NOLINT(bugprone-unchecked-optional-access): build_patches() made it
+  Result<void> stored = pass.run();
   if (stored.ok()) return stored;
-  pass_->undo();
+  pass.undo();
   return explain(std::move(stored.error()));
 }
 

@@ -259,8 +259,9 @@ def _clocked(
 
 
 def stages_of(report: Any) -> dict[str, int]:
-    """The stages of a `SwitchReport` in nanoseconds by name: wait, check, plan, pages, store, and
-    library, which is all of them by the library's own clock.
+    """The stages of a `SwitchReport` in nanoseconds by name: wait, check, plan, pages, store.
+
+    And library, which is all of them by the library's own clock.
     """
     return {
         "library" if name == "total_ns" else name.removesuffix("_ns"): value

@@ -113,7 +113,7 @@ TEST_F(OriginalsInFile, AFileThatWasModifiedIsRefused) {
 
 TEST_F(OriginalsInFile, AFileThatWasModifiedSecretlyIsRefusedByItsValues) {
   expect({{"a", 1}});
-  struct stat before {};
+  struct stat before{};
   ASSERT_EQ(stat(weights_.path().c_str(), &before), 0);
   change_file();
   const timespec times[2] = {before.st_atim, before.st_mtim};

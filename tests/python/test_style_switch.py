@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import pytest
-from _models import torch
 from _style import PICTURE, TOLERANCE, largest_difference, paint_original
 from safetensors.torch import save_file
 
