@@ -24,6 +24,8 @@ TileWalker walk_tiles(const TensorStep& step, uint64_t begin_position, uint64_t 
 const Positions& longer_list(const TensorStep& step) {
   const Positions* from = positions_of(step.from);
   const Positions* to = positions_of(step.to);
+  // One of the two is there (see TensorStep), which the analyzer cannot know.
+  // NOLINTNEXTLINE(clang-analyzer-core.uninitialized.UndefReturn)
   return *(to == nullptr || (from != nullptr && from->count() > to->count()) ? from : to);
 }
 
@@ -80,7 +82,7 @@ Result<void> TilePass::run() {
     step.has_faulted = step.has_faulted || tasks_[i].has_faulted;
   }
   for (TensorStep& step : steps_) {
-    if (step.to != nullptr && step.to->effect_count) step.effect_count = *step.to->effect_count;
+    if (step.to != nullptr) step.effect_count = step.to->effect_count.value_or(step.effect_count);
     if (step.from == nullptr) {
       step.elements_changed = step.effect_count;
     } else if (!step.shares_positions()) {
