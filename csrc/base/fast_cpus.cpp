@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 
 namespace shira {
 namespace {
@@ -14,10 +15,10 @@ namespace {
 uint64_t number_in(const std::string& path) {
   std::FILE* file = std::fopen(path.c_str(), "re");
   if (file == nullptr) return 0;
-  unsigned long long number = 0;
-  const bool is_number = std::fscanf(file, "%llu", &number) == 1;
+  char line[32] = {};
+  const bool is_read = std::fgets(line, sizeof(line), file) != nullptr;
   std::fclose(file);
-  return is_number ? number : 0;
+  return is_read ? std::strtoull(line, nullptr, 10) : 0;
 }
 
 // The same measure of every CPU; empty when one of them lacks it.
