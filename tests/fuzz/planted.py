@@ -94,7 +94,7 @@ BUGS = (
     Bug(
         "stores over a wrong base that stay",
         "csrc/runtime/switch_plan.cpp",
-        "  pass_->undo();\n",
+        "  pass.undo();\n",
         "",
         "fuzz_apply",
         "check failed: arena.live() == pristine",
@@ -198,19 +198,24 @@ class Build:
         subprocess.run(command, cwd=self.folder, check=True)
 
 
-def plant(bug: Bug, build: Build, folder: Path) -> Path:
-    """Builds the bug's target with it; returns the program.
+def changed_source(bug: Bug) -> str:
+    """The text of the bug's file with the bug in it.
 
     Raises:
         ValueError: the text to replace does not stand in the source exactly once.
     """
-    source = ROOT / bug.source
-    text = source.read_text()
+    text = (ROOT / bug.source).read_text()
     if text.count(bug.old) != 1:
         raise ValueError(f"{bug.name}: {bug.source} has its text {text.count(bug.old)} times")
+    return text.replace(bug.old, bug.new)
+
+
+def plant(bug: Bug, build: Build, folder: Path) -> Path:
+    """Builds the bug's target with it; returns the program."""
+    source = ROOT / bug.source
     folder.mkdir(parents=True, exist_ok=True)
     changed = folder / source.name
-    changed.write_text(text.replace(bug.old, bug.new))
+    changed.write_text(changed_source(bug))
     build.compile(source, changed, changed.with_suffix(".o"))
     program = folder / bug.target
     build.link(bug.target, changed.with_suffix(".o"), program)
