@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every bug that the fuzz self-test plants still fits the sources: said in a second, not at its end."""
+"""Every bug that the fuzz self-test plants still fits the sources: known before it runs."""
 
 from __future__ import annotations
 
