@@ -39,6 +39,9 @@ class SwitchReport:
         store_ns: base compared, originals saved, weights written.
         total_ns: all of it.
         epoch: `Program.epoch` after the switch.
+        source_read_bytes: read from files to get at base values that are not kept
+            (`Program.originals`).
+        source_cold_bytes: of them, what was not in the page cache, as far as the system tells.
     """
 
     tensors_matched: int
@@ -53,6 +56,8 @@ class SwitchReport:
     store_ns: int
     total_ns: int
     epoch: int
+    source_read_bytes: int
+    source_cold_bytes: int
 
     def to_dict(self) -> dict[str, int]:
         """All fields, for JSON."""

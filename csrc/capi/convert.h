@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -43,24 +44,33 @@ void copy_text(const std::string& text, char (&out)[kCapacity]) {
   out[count] = '\0';
 }
 
-// Copies a struct of this version into the caller's, which may be longer (a later version of the
-// header): what this library does not know is zeroed. REQUIRES: out->struct_bytes was checked by
-// fits().
+// Copies a struct of this version into the caller's, which may be shorter (an earlier version of
+// the header) or longer (a later one): what the other side does not know is left out, or zeroed.
+// REQUIRES: out->struct_bytes was checked by fits().
 template <typename T>
 void copy_struct(const T& known, T* out) {
   const size_t struct_bytes = out->struct_bytes;
-  std::memcpy(out, &known, sizeof(T));
-  out->struct_bytes = struct_bytes;
-  std::memset(reinterpret_cast<unsigned char*>(out) + sizeof(T), 0, struct_bytes - sizeof(T));
+  const size_t common_bytes = std::min(struct_bytes, sizeof(T));
+  auto* const bytes = reinterpret_cast<unsigned char*>(out);
+  std::memcpy(bytes, &known, common_bytes);
+  std::memset(bytes + common_bytes, 0, struct_bytes - common_bytes);
+  std::memcpy(bytes, &struct_bytes, sizeof(struct_bytes));
 }
 
 // Longer than any later version will be: a caller who says so forgot to set struct_bytes.
 constexpr size_t kMaxStructBytes = 65536;
 
-// The caller's struct has at least the fields of ABI version 1, which are all there are so far.
+// What a struct had before fields were appended to it.
+template <typename T>
+constexpr size_t kFirstStructBytes = sizeof(T);
+template <>
+inline constexpr size_t kFirstStructBytes<shira_switch_report> =
+    offsetof(shira_switch_report, source_read_bytes);
+
+// The caller's struct has at least the fields that it had first.
 template <typename T>
 bool fits(const T* out) {
-  return out->struct_bytes >= sizeof(T) && out->struct_bytes <= kMaxStructBytes;
+  return out->struct_bytes >= kFirstStructBytes<T> && out->struct_bytes <= kMaxStructBytes;
 }
 
 // Behind the fields of this version an argument is zero: an option of a later version that went

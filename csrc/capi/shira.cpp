@@ -39,6 +39,8 @@ shira_status give_report(const Result<shira::SwitchReport>& result, shira_switch
     known.store_ns = report.store_ns;
     known.total_ns = report.total_ns;
     known.epoch = report.epoch;
+    known.source_read_bytes = report.source_read_bytes;
+    known.source_cold_bytes = report.source_cold_bytes;
     copy_struct(known, out);
   }
   return succeed(error);

@@ -31,7 +31,9 @@ py::dict to_dict(const SwitchReport& report) {
       "elements_changed"_a = report.elements_changed, "bytes_written"_a = report.bytes_written,
       "pages_touched"_a = report.pages_touched, "wait_ns"_a = report.wait_ns,
       "check_ns"_a = report.check_ns, "plan_ns"_a = report.plan_ns, "pages_ns"_a = report.pages_ns,
-      "store_ns"_a = report.store_ns, "total_ns"_a = report.total_ns, "epoch"_a = report.epoch);
+      "store_ns"_a = report.store_ns, "total_ns"_a = report.total_ns, "epoch"_a = report.epoch,
+      "source_read_bytes"_a = report.source_read_bytes,
+      "source_cold_bytes"_a = report.source_cold_bytes);
 }
 
 void bind_program_file(py::module_& module) {

@@ -103,7 +103,7 @@ struct Program::State {
   }
 
   // What active patches lack is read: in place for the gate's writer, else into copies.
-  Result<void> load(const ActiveSet& set);
+  Result<SourceReads> load(const ActiveSet& set);
   Result<std::shared_ptr<const ActiveSet>> loaded(const std::shared_ptr<const ActiveSet>& set);
   // REQUIRES: the caller is the gate's writer.
   void drop_if_in_file();
@@ -120,13 +120,14 @@ Program::Program() : state_(std::make_unique<State>()) {
 
 Program::~Program() = default;
 
-Result<void> Program::State::load(const ActiveSet& set) {
+Result<SourceReads> Program::State::load(const ActiveSet& set) {
   SourceReads now;
-  Result<void> loaded = load_originals(weights, set, &now);
+  const Result<void> loaded = load_originals(weights, set, &now);
   const std::lock_guard<std::mutex> lock(reads_mutex);
   reads.read_bytes += now.read_bytes;
   reads.cold_bytes += now.cold_bytes;
-  return loaded;
+  if (!loaded.ok()) return loaded.error();
+  return now;
 }
 
 Result<std::shared_ptr<const ActiveSet>> Program::State::loaded(
@@ -187,7 +188,9 @@ Result<SwitchReport> Program::switch_to(const std::vector<Member>& members, bool
 
   // 3. What can fail without a store.
   const OriginalsDropper dropper{*state_};
-  SHIRA_TRY(state_->load(*old_set));
+  SHIRA_ASSIGN(const SourceReads reads, state_->load(*old_set));
+  report.source_read_bytes = reads.read_bytes;
+  report.source_cold_bytes = reads.cold_bytes;
   if (max_dirty_bytes != 0)
     SHIRA_TRY(check_dirty_limit(state_->weights, next_members, max_dirty_bytes));
   const FaultGuard guard;

@@ -44,6 +44,10 @@ struct SwitchReport {
   uint64_t store_ns = 0;       // base compared, originals saved, weights written
   uint64_t total_ns = 0;
   uint64_t epoch = 0;  // after the switch
+  // Base values read again from files because they are not kept (Originals::file), and those of
+  // them that were not in the page cache.
+  uint64_t source_read_bytes = 0;
+  uint64_t source_cold_bytes = 0;
 };
 
 /// The state at one moment: what an application keys its KV and prompt caches on.

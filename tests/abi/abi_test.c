@@ -354,6 +354,7 @@ static void test_switching(shira_program* program, shira_adapter* adapter, float
         report.elements_changed == 2);
   CHECK(report.bytes_written == 8 && report.pages_touched == 1 && report.epoch == 1 &&
         report.total_ns > 0);
+  CHECK(report.source_read_bytes == 0 && report.source_cold_bytes == 0);
   CHECK(weights[0] == 1 && weights[1] == 7 && weights[2] == 3 && weights[3] == 2);
 
   shira_program_state state = {.struct_bytes = sizeof(state)};
@@ -366,6 +367,15 @@ static void test_switching(shira_program* program, shira_adapter* adapter, float
   CHECK(shira_program_switch(program, &not_finite, 1, NULL, &error) ==
         SHIRA_STATUS_INVALID_ARGUMENT);
   CHECK(shira_program_switch(program, NULL, 1, NULL, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
+  /* A caller from before the last two fields: nothing is stored behind what it has. */
+  report.struct_bytes = offsetof(shira_switch_report, source_read_bytes);
+  report.source_read_bytes = report.source_cold_bytes = 77;
+  CHECK(shira_program_switch(program, &half, 1, &report, &error) == SHIRA_STATUS_OK);
+  CHECK(report.struct_bytes == offsetof(shira_switch_report, source_read_bytes));
+  CHECK(report.epoch == 1 && report.elements_written == 0);
+  CHECK(report.source_read_bytes == 77 && report.source_cold_bytes == 77);
+  report.struct_bytes = offsetof(shira_switch_report, source_read_bytes) - 1;
+  CHECK(shira_program_switch(program, NULL, 0, &report, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
   report.struct_bytes = 8;
   CHECK(shira_program_switch(program, NULL, 0, &report, &error) == SHIRA_STATUS_INVALID_ARGUMENT);
   CHECK(weights[1] == 7);

@@ -88,6 +88,16 @@ TEST_F(OriginalsInFile, GiveTheSameStatesAsThoseInMemory) {
   EXPECT_TRUE(weights_.read() == weights_.content());
 }
 
+TEST_F(OriginalsInFile, EachSwitchReportsWhatItRead) {
+  const uint64_t before = memory().source_read_bytes;
+  const SwitchReport away = program().switch_to({{"a", 1}}).value();
+  EXPECT_EQ(away.source_read_bytes, 0U) << "the first store saw the base itself";
+  const SwitchReport back = program().switch_to({}).value();
+  EXPECT_GT(back.source_read_bytes, 0U);
+  EXPECT_LE(back.source_cold_bytes, back.source_read_bytes);
+  EXPECT_EQ(memory().source_read_bytes, before + back.source_read_bytes);
+}
+
 TEST_F(OriginalsInFile, MayBeTakenBackIntoMemory) {
   expect({{"a", 1}});
   ASSERT_TRUE(program().set_originals(Originals::memory).ok());

@@ -125,12 +125,14 @@ def test_originals_may_stay_in_the_file(program: Program) -> None:
     program.originals = "file"
     assert program.originals == "file"
     assert kept.originals_bytes > 0 == program.memory().originals_bytes
-    program.switch({"rows": 0.5})
-    program.switch("rows")
+    reports = [program.switch({"rows": 0.5}), program.switch("rows")]
     assert program.digest == digest
-    program.switch(None)
+    reports.append(program.switch(None))
+    assert all(report.source_read_bytes > 0 for report in reports)
     program.verify_base()
     memory = program.memory()
+    assert sum(report.source_read_bytes for report in reports) == memory.source_read_bytes
+    assert sum(report.source_cold_bytes for report in reports) == memory.source_cold_bytes
     assert memory.source_read_bytes > 0 == memory.originals_bytes
     assert memory.source_cold_bytes <= memory.source_read_bytes
     with pytest.raises(UsageError, match="'memory', 'file'"):

@@ -223,6 +223,8 @@ typedef struct shira_switch_report {
   uint64_t store_ns;
   uint64_t total_ns;
   uint64_t epoch;
+  uint64_t source_read_bytes; /* base values read again from files (SHIRA_ORIGINALS_FILE) */
+  uint64_t source_cold_bytes; /* of them, not in the page cache beforehand */
 } shira_switch_report;
 
 /* Makes exactly these adapters active; count 0 is the base. Waits for forwards in flight. `report`
