@@ -45,14 +45,28 @@ static void store_entries(T* weights, const uint32_t* index, size_t count, const
       [=](size_t j) { weights[index[j]] = values[j]; });
 }
 
+// Loads that follow a store wait for it to be sure that it is not to the same place: so a few are
+// loaded before the first of them is stored. Of 4, 8 and 16 at a time 8 was the fastest.
+constexpr size_t kSwapBlock = 8;
+
 template <typename T, size_t kDistance = kPrefetchDistance>
 static void swap_entries(T* weights, const uint32_t* index, size_t count, const T* values, T* out) {
-  for_each_ahead<kDistance>(
-      count, [=](size_t j) { ask_to_write(weights + index[j]); },
-      [=](size_t j) {
-        out[j] = weights[index[j]];
-        weights[index[j]] = values[j];
-      });
+  static_assert(kDistance % kSwapBlock == 0);
+  const auto swap_block = [=](size_t first, size_t block_count) {
+    T old[kSwapBlock];
+    for (size_t j = 0; j < block_count; ++j) old[j] = weights[index[first + j]];
+    for (size_t j = 0; j < block_count; ++j) weights[index[first + j]] = values[first + j];
+    __builtin_memcpy(out + first, old, block_count * sizeof(T));
+  };
+  const size_t block_end = count - count % kSwapBlock;
+  for_each_ahead<kDistance / kSwapBlock>(
+      block_end / kSwapBlock,
+      [=](size_t block) {
+        for (size_t j = 0; j < kSwapBlock; ++j)
+          ask_to_write(weights + index[block * kSwapBlock + j]);
+      },
+      [=](size_t block) { swap_block(block * kSwapBlock, kSwapBlock); });
+  swap_block(block_end, count - block_end);
 }
 
 // A call of memcpy costs more than a short run.
