@@ -14,7 +14,9 @@ from shira_runtime.bench.expected import ExpectedWeights
 from shira_runtime.bench.record import Scalar
 from shira_runtime.bench.regimes import ALL_WARM, COLD_CACHE, COLD_FILE, FIRST_TOUCH
 from shira_runtime.bench.timing import Arm, Case, Suite, stages_of
+from shira_runtime.errors import UsageError
 from shira_runtime.program import Program
+from shira_runtime.reports import SwitchReport
 
 __all__ = ["MODEL_SUITE", "ModelBench"]
 
@@ -52,7 +54,7 @@ class ModelBench:
     _counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def suite(self) -> Suite:
-        """The cases: opening, first switch, later switches, forward passes."""
+        """The cases: opening, first and later switches, giving memory back, forward passes."""
         about = "opening, first and later switches, and forward passes of a user's own program"
         return Suite(MODEL_SUITE, about, self._cases)
 
@@ -62,6 +64,8 @@ class ModelBench:
         yield self._opening()
         yield self._first_switch(expected)
         yield self._later_switches(program, expected)
+        if _has_pages(program):
+            yield self._giving_back(program, expected)
         if self.forward_rounds:
             yield self._forwards(program, expected)
         program.switch(None)
@@ -153,6 +157,38 @@ class ModelBench:
             threads=self.threads,
         )
 
+    def _giving_back(self, program: Program, expected: ExpectedWeights) -> Case:
+        """The two ways to the base that leave no private page behind."""
+        source = next(iter(self.adapters))
+        hard = f"hard revert {source} -> base"
+        soft = f"revert {source} -> base, release pages"
+
+        def switch_and_release() -> dict[str, int]:
+            stages = self._switch(program, soft, None)
+            started = time.perf_counter_ns()
+            released_bytes = program.release_pages()
+            stages["release"] = time.perf_counter_ns() - started
+            self._counts[soft]["released_bytes"] = released_bytes
+            return stages
+
+        ways: dict[str, Callable[[], dict[str, int]]] = {
+            hard: lambda: self._noted(hard, program.hard_revert()),
+            soft: switch_and_release,
+        }
+        arms = [
+            Arm(
+                name,
+                run,
+                prepare=lambda: program.switch(source),
+                check=lambda: expected.check_all(program, None),
+                counts=lambda name=name: self._counts[name],  # type: ignore[misc]
+                threads=self.threads,
+            )
+            for name, run in ways.items()
+        ]
+        fields = self._fields("giving memory back")
+        return Case(fields, arms, regimes=(COLD_CACHE,), rounds=self.first_rounds)
+
     def _forwards(self, program: Program, expected: ExpectedWeights) -> Case:
         """Forward passes in either state, and a switch with the first forward pass after it."""
         inputs = self.inputs(program)
@@ -195,7 +231,9 @@ class ModelBench:
 
     def _switch(self, program: Program, arm: str, target: str | None) -> dict[str, int]:
         """Switch, keep what the report counts, and return its stages."""
-        report = program.switch(target)
+        return self._noted(arm, program.switch(target))
+
+    def _noted(self, arm: str, report: SwitchReport) -> dict[str, int]:
         self._counts[arm] = {
             "entries": report.elements_written,
             "changed": report.elements_changed,
@@ -203,7 +241,21 @@ class ModelBench:
             "pages": report.pages_touched,
             "tensors": report.tensors_matched,
         }
+        if report.source_read_bytes:
+            self._counts[arm]["source_read_bytes"] = report.source_read_bytes
+            self._counts[arm]["source_cold_bytes"] = report.source_cold_bytes
         return stages_of(report)
+
+
+def _has_pages(program: Program) -> bool:
+    """Whether weights come from mapped files; the program is at the base afterwards."""
+    try:
+        program.hard_revert()
+    except UsageError as error:
+        if error.status != "NOT_SUPPORTED":
+            raise
+        return False
+    return True
 
 
 def _forward(program: Program, inputs: Sequence[Any]) -> None:

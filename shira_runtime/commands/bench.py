@@ -27,7 +27,14 @@ from shira_runtime.commands.adapters import (
 from shira_runtime.commands.checkout import Checkout, import_from_checkout
 from shira_runtime.commands.inputs import Inputs, read_inputs
 from shira_runtime.commands.output import Json, Misuse, note, print_json, print_table
-from shira_runtime.commands.pages import FirstTouch, FirstTouches, MaxDirty, set_pages
+from shira_runtime.commands.pages import (
+    FirstTouch,
+    FirstTouches,
+    MaxDirty,
+    Originals,
+    OriginalsIn,
+    set_pages,
+)
 
 _WHAT_DEMO_LEFT = Path("build", "demo")
 _OUTPUT = Path("build", "bench", "runs")
@@ -63,6 +70,7 @@ def bench(
     threads: Annotated[int, typer.Option(min=1, max=64, help="Threads that store weights.")] = 1,
     max_dirty_mb: MaxDirty = None,
     first_touch: FirstTouches = FirstTouch.AUTO,
+    originals: OriginalsIn = Originals.MEMORY,
     seed: Annotated[int, typer.Option(help="Of the order in which the arms take turns.")] = (
         DEFAULT_SEED
     ),
@@ -108,7 +116,7 @@ def bench(
 
         def load() -> Program:
             program = load_program(model, data)
-            set_pages(program, max_dirty_mb, first_touch)
+            set_pages(program, max_dirty_mb, first_touch, originals)
             return program
 
         chosen = ModelBench(
@@ -124,7 +132,12 @@ def bench(
             allow_unverified_base=allow_unverified_base,
         ).suite()
         # Names only: a stored run should not tell where somebody keeps files.
-        settings = {"model": model.name, "adapters": [path.name for path in adapters or ()]}
+        settings = {
+            "model": model.name,
+            "adapters": [path.name for path in adapters or ()],
+            "first_touch": first_touch.value,
+            "originals": originals.value,
+        }
         rounds = None
         pattern = assert_arm or "switch *"
     run = run_suite(chosen, seed, rounds, note, settings)

@@ -11,7 +11,16 @@ import typer
 from shira_runtime import FileError, MemoryReport, Program
 from shira_runtime.commands.output import Misuse, note
 
-__all__ = ["FirstTouch", "FirstTouches", "MaxDirty", "measure_memory", "say_memory", "set_pages"]
+__all__ = [
+    "FirstTouch",
+    "FirstTouches",
+    "MaxDirty",
+    "Originals",
+    "OriginalsIn",
+    "measure_memory",
+    "say_memory",
+    "set_pages",
+]
 
 
 class FirstTouch(str, Enum):
@@ -20,6 +29,13 @@ class FirstTouch(str, Enum):
     AUTO = "auto"
     POPULATE = "populate"
     HUGE = "huge"
+
+
+class Originals(str, Enum):
+    """Where base values stay that lie under active adapters."""
+
+    MEMORY = "memory"
+    FILE = "file"
 
 
 MaxDirty = Annotated[
@@ -32,9 +48,18 @@ MaxDirty = Annotated[
 FirstTouches = Annotated[
     FirstTouch, typer.Option("--first-touch", help="How pages become private before a store.")
 ]
+OriginalsIn = Annotated[
+    Originals,
+    typer.Option(
+        "--originals",
+        help="Keep base values in memory, or read them from the program's file again when needed.",
+    ),
+]
 
 
-def set_pages(program: Program, max_dirty_mb: float | None, first_touch: FirstTouch) -> None:
+def set_pages(
+    program: Program, max_dirty_mb: float | None, first_touch: FirstTouch, originals: Originals
+) -> None:
     """Hand the options to the program."""
     if max_dirty_mb is not None:
         limit_bytes = int(max_dirty_mb * 2**20)
@@ -42,6 +67,7 @@ def set_pages(program: Program, max_dirty_mb: float | None, first_touch: FirstTo
             raise Misuse(f"--max-dirty-mb {max_dirty_mb:g}: expected more than 0")
         program.max_dirty_bytes = limit_bytes
     program.first_touch = first_touch.value
+    program.originals = originals.value
 
 
 def measure_memory(program: Program) -> MemoryReport | None:

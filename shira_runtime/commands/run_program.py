@@ -30,6 +30,8 @@ from shira_runtime.commands.pages import (
     FirstTouch,
     FirstTouches,
     MaxDirty,
+    Originals,
+    OriginalsIn,
     measure_memory,
     say_memory,
     set_pages,
@@ -57,6 +59,7 @@ def run_program(
     ] = False,
     max_dirty_mb: MaxDirty = None,
     first_touch: FirstTouches = FirstTouch.AUTO,
+    originals: OriginalsIn = Originals.MEMORY,
     json: Json = False,
 ) -> None:
     """Run a program once and show or save its outputs."""
@@ -65,7 +68,7 @@ def run_program(
     if output is not None:
         _check_folder(output, force)
     program = load_program(model, data)
-    set_pages(program, max_dirty_mb, first_touch)
+    set_pages(program, max_dirty_mb, first_touch, originals)
     for adapter in opened_adapters.values():
         program.add_adapter(adapter, allow_unverified_base=allow_unverified_base)
     report = program.switch(scales)

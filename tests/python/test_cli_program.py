@@ -205,7 +205,10 @@ def test_bench_measures_switches_and_forwards(
         if "switch" in record.arm:
             assert record.counts["entries"] > 0  # it did switch each time
             assert {"check", "plan", "store"} <= set(record.stages)
-            parts = zip(*record.stages.values(), strict=True)
+            whole = record.stages["library"]
+            inside = [times for name, times in record.stages.items() if name != "library"]
+            assert all(part < t for part, t in zip(whole, record.samples, strict=True))
+            parts = zip(*inside, strict=True)
             assert all(sum(p) < t for p, t in zip(parts, record.samples, strict=True))
     assert counts == {
         **{(f"open {n}.shb", r): 2 for n in adapters for r in ("cold file", "all warm")},
@@ -217,9 +220,22 @@ def test_bench_measures_switches_and_forwards(
         },
         **{(f"forward in {state}", "all warm"): 2 for state in ("base", "de")},
         (f"first forward after {directions[1]}", "all warm"): 2,
+        ("hard revert de -> base", "warm file, cold cache"): 2,
+        ("revert de -> base, release pages", "warm file, cold cache"): 2,
     }
+    released = next(record for record in run.records if "release" in record.arm)
+    assert released.counts["released_bytes"] > 0
     first = next(record for record in run.records if record.regime == "first touch")
     assert first.counts["entries"] == 171
+
+
+def test_bench_with_originals_in_the_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("bench", folder / "model.pte", folder / "de.shb", *BENCH, "--originals", "file")
+    run = RunFile.from_json(shira_json(capsys, *command))
+    assert run.context["run"]["originals"] == "file"
+    read = {record.arm: record.counts.get("source_read_bytes", 0) for record in run.records}
+    assert read["switch de -> base"] >= 171 * 4
+    assert read["switch base -> de"] == 0
 
 
 def test_bench_holds_a_limit(

@@ -172,6 +172,11 @@ def test_run_and_inspect_say_what_it_costs(
     assert cli.main([*run, "--max-dirty-mb", "0"]) == 2
     assert cli.main([*run, "--max-dirty-mb", "64", "--first-touch", "populate"]) == 0
     capsys.readouterr()
+    assert memory["originals_bytes"] > 0
+    assert cli.main([*run, "--originals", "file", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["memory"]["originals_bytes"] == 0
+    assert cli.main([*run, "--originals", "nowhere"]) == 2
+    capsys.readouterr()
     assert cli.main(["inspect", f"{folder}/rows.shb", "--json"]) == 0
     described = json.loads(capsys.readouterr().out)
     assert described["page_bytes"] == pages.page_bytes
