@@ -26,6 +26,11 @@ bool is_pair(const ActiveSet& from, const ActiveSet& to) {
   return is_single(from) && is_single(to);
 }
 
+void remember_change(const BoundAdapter* from, BoundAdapter* to, uint64_t elements_changed) {
+  if (to->changed_from.size() >= kMaxRememberedChanges) to->changed_from.clear();
+  to->changed_from[from] = elements_changed;
+}
+
 }  // namespace
 
 SwitchPlan::SwitchPlan(const WeightTable& weights, const kernels::KernelTable& kernels,
@@ -190,9 +195,10 @@ ActiveSet SwitchPlan::commit() {
     if (is_alone(first_touches_[i]) && is_exact(first)) first.bound->exact = to_.patches[i];
   }
   if (is_pair(from_, to_)) {
-    auto& changed_from = to_.members[0].adapter->changed_from;
-    if (changed_from.size() >= kMaxRememberedChanges) changed_from.clear();
-    changed_from[from_.members[0].adapter.get()] = elements_changed();
+    BoundAdapter* const from = from_.members[0].adapter.get();
+    BoundAdapter* const to = to_.members[0].adapter.get();
+    remember_change(from, to, elements_changed());
+    remember_change(to, from, elements_changed());  // the way back changes the same elements
   }
   return std::move(to_);
 }
