@@ -43,8 +43,8 @@ class Target:
         other_case: fields of the case that `against` is looked for in, where they differ.
         per_entry: both medians are divided by their counts of entries first.
         library_clock: take the library's own time for a switch, where a record has it. Clearing the
-            caches chills Python's code, too: a call of `Program.switch` then costs a tenth of a
-            millisecond before it reaches the library, as much as a whole switch between rows.
+            caches chills Python's code, too: a call of `Program.switch` then may cost as much
+            before it reaches the library as a whole switch between rows does in it.
         alternative: another pattern and limit of a "ratio"; to hold one of the two is enough.
     """
 
