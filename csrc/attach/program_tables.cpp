@@ -8,54 +8,14 @@
 #include <vector>
 
 #include "attach/flatbuffer.h"
+#include "attach/program_schema.h"
 #include "base/checked_math.h"
 #include "base/dtype.h"
 
 namespace shira {
 namespace {
 
-// Field numbers of ExecuTorch's schema/program.fbs, by table and field name.
-constexpr unsigned kProgramVersion = 0;
-constexpr unsigned kProgramExecutionPlan = 1;
-constexpr unsigned kProgramSegments = 4;
-constexpr unsigned kProgramConstantSegment = 5;
-constexpr unsigned kExecutionPlanValues = 2;
-constexpr unsigned kEValueValType = 0;  // the tag of the union `val`
-constexpr unsigned kEValueVal = 1;
-constexpr uint8_t kKernelTypesTensor = 5;
-constexpr unsigned kTensorScalarType = 0;
-constexpr unsigned kTensorStorageOffset = 1;
-constexpr unsigned kTensorSizes = 2;
-constexpr unsigned kTensorDimOrder = 3;
-constexpr unsigned kTensorDataBufferIdx = 5;
-constexpr unsigned kTensorAllocationInfo = 6;
-constexpr unsigned kTensorExtraTensorInfo = 9;
-constexpr unsigned kExtraTensorInfoFullyQualifiedName = 1;
-constexpr unsigned kExtraTensorInfoLocation = 2;
-constexpr uint8_t kTensorDataLocationSegment = 0;
-constexpr unsigned kSubsegmentOffsetsSegmentIndex = 0;
-constexpr unsigned kSubsegmentOffsetsOffsets = 1;
-
-// The same of extension/flat_tensor/serialize/flat_tensor.fbs.
-constexpr unsigned kFlatTensorVersion = 0;
-constexpr unsigned kFlatTensorSegments = 1;
-constexpr unsigned kFlatTensorNamedData = 2;
-constexpr unsigned kNamedDataKey = 0;
-constexpr unsigned kNamedDataSegmentIndex = 1;
-constexpr unsigned kNamedDataTensorLayout = 2;
-constexpr unsigned kTensorLayoutScalarType = 0;
-constexpr unsigned kTensorLayoutSizes = 1;
-constexpr unsigned kTensorLayoutDimOrder = 2;
-
-// DataSegment is the same in both.
-constexpr unsigned kDataSegmentOffset = 0;
-constexpr unsigned kDataSegmentSize = 1;
-
 constexpr size_t kMaxTensorRank = 16;  // ExecuTorch's kTensorDimensionLimit
-
-// Far above what programs have. A description of some 40 bytes becomes a record of several hundred,
-// which comes from the ordinary allocator.
-constexpr size_t kMaxDescriptions = size_t{1} << 18;
 
 /// schema/scalar_type.fbs: what a code means, how large an element is, and whether it is patchable.
 struct ScalarType {
@@ -89,8 +49,9 @@ class TableReader {
     if (const auto version = root.scalar<uint32_t>(kProgramVersion); version != 0) {
       buffer_->fail(root.position(), "schema version " + std::to_string(version) + ", expected 0");
     }
-    head_.is_ptd ? read_flat_tensor(root) : read_program(root);
-    if (!too_short_.ok()) return too_short_;
+    SHIRA_ASSIGN(const std::vector<FileRange> segments,
+                 read_segments(head_, root, file_->path, file_->file_bytes, buffer_));
+    head_.is_ptd ? read_flat_tensor(root, segments) : read_program(root, segments);
     if (!buffer_->ok()) {
       return bad_program_file(file_->path, buffer_->problem_offset_bytes(), buffer_->problem());
     }
@@ -98,34 +59,7 @@ class TableReader {
   }
 
  private:
-  std::vector<FileRange> read_segments(const FlatTable& root, unsigned field) {
-    std::vector<FileRange> segments;
-    const FlatVector items = root.vector(field, sizeof(uint32_t));
-    for (uint32_t i = 0; i < items.count && buffer_->ok(); ++i) {
-      const FlatTable item = root.item(items, i);
-      FileRange segment;
-      segment.size_bytes = item.scalar<uint64_t>(kDataSegmentSize);
-      uint64_t end_bytes = 0;
-      if (!checked_add(head_.segments_offset_bytes, item.scalar<uint64_t>(kDataSegmentOffset),
-                       &segment.offset_bytes) ||
-          !checked_add(segment.offset_bytes, segment.size_bytes, &end_bytes)) {
-        buffer_->fail(item.position(), "the end of a segment overflows");
-      } else if (segment.size_bytes != 0 && segment.offset_bytes < head_.flatbuffer_end_bytes) {
-        buffer_->fail(item.position(), "a segment begins at byte " +
-                                           std::to_string(segment.offset_bytes) +
-                                           ", before the end of the flatbuffer at byte " +
-                                           std::to_string(head_.flatbuffer_end_bytes));
-      } else if (end_bytes > file_->file_bytes && buffer_->ok()) {
-        too_short_ = truncated_program_file(file_->path, end_bytes, file_->file_bytes);
-        buffer_->fail(item.position(), too_short_.message);
-      }
-      segments.push_back(segment);
-    }
-    return segments;
-  }
-
-  void read_program(const FlatTable& root) {
-    const std::vector<FileRange> segments = read_segments(root, kProgramSegments);
+  void read_program(const FlatTable& root, const std::vector<FileRange>& segments) {
     file_->loads.insert(file_->loads.end(), segments.begin(), segments.end());
     const FlatTable constants = root.table(kProgramConstantSegment);
     const FlatVector offsets = constants.vector(kSubsegmentOffsetsOffsets, sizeof(uint64_t));
@@ -177,8 +111,7 @@ class TableReader {
                {segment.offset_bytes + offset, segment.size_bytes - offset}, segment);
   }
 
-  void read_flat_tensor(const FlatTable& root) {
-    const std::vector<FileRange> segments = read_segments(root, kFlatTensorSegments);
+  void read_flat_tensor(const FlatTable& root, const std::vector<FileRange>& segments) {
     const FlatVector entries = root.vector(kFlatTensorNamedData, sizeof(uint32_t));
     for (uint32_t i = 0; i < entries.count && buffer_->ok(); ++i) {
       const FlatTable entry = root.item(entries, i);
@@ -283,7 +216,6 @@ class TableReader {
   const ProgramHead& head_;
   Flatbuffer* buffer_;
   ProgramFile* file_;
-  Error too_short_;
 };
 
 }  // namespace
@@ -293,17 +225,32 @@ Result<void> read_program_tables(const ProgramHead& head, const uint8_t* bytes, 
   return TableReader(head, &buffer, file).read();
 }
 
-Error bad_program_file(const std::string& path, uint64_t offset_bytes, std::string problem) {
-  return Error{Status::BAD_PROGRAM_FILE, std::move(problem), path, {}, offset_bytes};
-}
-
-Error truncated_program_file(const std::string& path, uint64_t needed_bytes, uint64_t file_bytes) {
-  return Error{Status::TRUNCATED,
-               "the file declares " + std::to_string(needed_bytes) + " bytes and has " +
-                   std::to_string(file_bytes),
-               path,
-               {},
-               file_bytes};
+Result<std::vector<FileRange>> read_segments(const ProgramHead& head, const FlatTable& root,
+                                             const std::string& path, uint64_t file_bytes,
+                                             Flatbuffer* buffer) {
+  std::vector<FileRange> segments;
+  const FlatVector items =
+      root.vector(head.is_ptd ? kFlatTensorSegments : kProgramSegments, sizeof(uint32_t));
+  for (uint32_t i = 0; i < items.count && buffer->ok(); ++i) {
+    const FlatTable item = root.item(items, i);
+    FileRange segment;
+    segment.size_bytes = item.scalar<uint64_t>(kDataSegmentSize);
+    uint64_t end_bytes = 0;
+    if (!checked_add(head.segments_offset_bytes, item.scalar<uint64_t>(kDataSegmentOffset),
+                     &segment.offset_bytes) ||
+        !checked_add(segment.offset_bytes, segment.size_bytes, &end_bytes)) {
+      buffer->fail(item.position(), "the end of a segment overflows");
+    } else if (segment.size_bytes != 0 && segment.offset_bytes < head.flatbuffer_end_bytes) {
+      buffer->fail(item.position(), "a segment begins at byte " +
+                                        std::to_string(segment.offset_bytes) +
+                                        ", before the end of the flatbuffer at byte " +
+                                        std::to_string(head.flatbuffer_end_bytes));
+    } else if (end_bytes > file_bytes && buffer->ok()) {
+      return truncated_program_file(path, end_bytes, file_bytes);
+    }
+    segments.push_back(segment);
+  }
+  return segments;
 }
 
 }  // namespace shira

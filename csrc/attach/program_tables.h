@@ -4,28 +4,24 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "attach/flatbuffer.h"
 #include "attach/program_file.h"
+#include "attach/program_head.h"
 #include "base/result.h"
 
 namespace shira {
-
-/// What precedes the tables: the file's kind, where the flatbuffer ends and the segments begin.
-struct ProgramHead {
-  bool is_ptd = false;
-  uint64_t flatbuffer_end_bytes = 0;
-  uint64_t segments_offset_bytes = 0;
-};
 
 /// Appends to `file` the loads and every constant as the tables describe them: in their order, with
 /// repetitions, and with those that have no name. REQUIRES: `bytes` has head.flatbuffer_end_bytes,
 /// and file->path and file->file_bytes are set.
 Result<void> read_program_tables(const ProgramHead& head, const uint8_t* bytes, ProgramFile* file);
 
-/// BAD_PROGRAM_FILE at `offset_bytes`.
-Error bad_program_file(const std::string& path, uint64_t offset_bytes, std::string problem);
-
-/// TRUNCATED: the file is shorter than the `needed_bytes` it declares.
-Error truncated_program_file(const std::string& path, uint64_t needed_bytes, uint64_t file_bytes);
+/// The data segments, each inside the file and behind the flatbuffer; what is wrong with one is
+/// kept in `buffer`. TRUNCATED when one runs past the end of the file.
+Result<std::vector<FileRange>> read_segments(const ProgramHead& head, const FlatTable& root,
+                                             const std::string& path, uint64_t file_bytes,
+                                             Flatbuffer* buffer);
 
 }  // namespace shira
