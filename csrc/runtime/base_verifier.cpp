@@ -8,6 +8,8 @@
 #include <utility>
 
 #include "runtime/base_reader.h"
+#include "runtime/element_ops.h"
+#include "runtime/live_access.h"
 
 namespace shira {
 namespace {
@@ -25,9 +27,23 @@ uint64_t first_difference(const uint8_t* a, const uint8_t* b, uint64_t size_byte
   return static_cast<uint64_t>(std::mismatch(a, a + size_bytes, b).first - a);
 }
 
+// What lies beside the elements follows from them, also under patches.
+Result<void> check_beside(const TensorSpec& spec, Finding* finding) {
+  const DefaultFloatMode float_mode;
+  Result<void> beside;
+  SHIRA_TRY(access_live(spec, [&] { beside = spec.layout->check_beside(); }));
+  if (beside.error().status == Status::BASE_MODIFIED) {
+    finding->differs = true;
+    finding->first_offset_bytes = beside.error().offset_bytes;
+    return {};
+  }
+  if (!beside.ok()) beside.error().tensor = spec.name;
+  return beside;
+}
+
 Result<Finding> read_through(const LiveWeights& live, uint32_t tensor_index) {
   const TensorSpec& spec = live.table.specs()[tensor_index];
-  const uint64_t tensor_bytes = live.table.size_bytes(tensor_index);
+  const uint64_t tensor_bytes = logical_bytes(spec);
   const uint64_t chunk_bytes = std::min(kChunkBytes, tensor_bytes);
   const bool has_source = spec.region->has_source();
   SHIRA_ASSIGN(Bytes chunk, Bytes::make(chunk_bytes));
@@ -40,11 +56,7 @@ Result<Finding> read_through(const LiveWeights& live, uint32_t tensor_index) {
     SHIRA_TRY(reader.read(offset, size_bytes, chunk.data()));
     hasher.update(chunk.data(), size_bytes);
     if (!has_source) continue;
-    if (Result<void> read = spec.region->read_source(spec.data + offset, size_bytes, source.data());
-        !read.ok()) {
-      read.error().tensor = spec.name;
-      return read.error();
-    }
+    SHIRA_TRY(read_source(spec, offset, size_bytes, source.data()));
     if (std::memcmp(chunk.data(), source.data(), size_bytes) == 0) continue;
     finding.differs = true;
     finding.first_offset_bytes = offset + first_difference(chunk.data(), source.data(), size_bytes);
@@ -52,6 +64,7 @@ Result<Finding> read_through(const LiveWeights& live, uint32_t tensor_index) {
   }
   finding.base_digest = hasher.digest();
   finding.differs = !has_source && finding.base_digest != live.table.digest(tensor_index);
+  if (spec.layout && !finding.differs) SHIRA_TRY(check_beside(spec, &finding));
   return finding;
 }
 
@@ -80,7 +93,7 @@ Result<VerifyReport> verify_live_base(const LiveWeights& live,
 
   VerifyReport report;
   report.tensors_checked = all.size();
-  for (const uint32_t i : all) report.bytes_checked += live.table.size_bytes(i);
+  for (const TensorSpec& spec : live.table.specs()) report.bytes_checked += logical_bytes(spec);
   std::vector<Finding> findings(all.size());
   SHIRA_TRY(pool.run(all.size(), report.bytes_checked, [&](size_t i) -> Result<void> {
     SHIRA_ASSIGN(findings[i], read_through(live, static_cast<uint32_t>(i)));

@@ -120,7 +120,7 @@ Result<IndexList> expand(const BindContext& context, const BoundTensor& bound) {
   const TensorSpec& spec = context.weights.specs()[bound.tensor_index];
   const Patch* patch = context.active.find(bound.tensor_index);
   // From a copy: the selection looks several times, and what is mapped from a file may change.
-  const uint64_t size_bytes = context.weights.size_bytes(bound.tensor_index);
+  const uint64_t size_bytes = logical_bytes(spec);
   SHIRA_ASSIGN(Bytes base, Bytes::make(size_bytes));
   SHIRA_TRY(BaseReader(spec, patch).read(0, size_bytes, base.data()));
   return select_top_magnitude(rule, spec.dtype, base.data());
@@ -165,7 +165,7 @@ Result<void> find_positions(const BindContext& context, BoundAdapter* adapter) {
   }
   SHIRA_TRY(context.weights.check_live(read_tensors));
   uint64_t work = adapter->source->entry_count();
-  for (const uint32_t i : read_tensors) work += context.weights.size_bytes(i);
+  for (const uint32_t i : read_tensors) work += logical_bytes(context.weights.specs()[i]);
   return context.pool.run(adapter->tensors.size(), work, [&](size_t i) -> Result<void> {
     BoundTensor& bound = adapter->tensors[i];
     Result<std::shared_ptr<const Positions>> positions = positions_of(context, *adapter, bound);

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "base/result.h"
+#include "runtime/region.h"
 
 namespace shira {
 
@@ -23,7 +24,7 @@ class ElementLayout {
  public:
   virtual ~ElementLayout() = default;
 
-  /// Bytes from the tensor's data on that it lies in.
+  /// What the tensor takes in memory, from its data on.
   virtual uint64_t size_bytes() const = 0;
 
   /// Threads may write at the same time below and above a multiple of so many elements: they share
@@ -41,8 +42,24 @@ class ElementLayout {
   virtual void swap(const uint32_t* index, size_t count, const uint8_t* values,
                     uint8_t* out) const = 0;
 
-  /// Elements [first_index, first_index + count), one behind the other.
+  /// out[j] = element first_index + j.
   virtual void read(uint64_t first_index, uint64_t count, uint8_t* out) const = 0;
+
+  // Where the tensor's region has a source: `size_bytes` of elements as they would lie one behind
+  // the other, from `offset_bytes` on, as the source has them. As they stand here, for a region
+  // that answers in such bytes; `data` is the tensor's.
+
+  /// The errors of Region::read_source().
+  virtual Result<void> read_source(const Region& region, const uint8_t* data, uint64_t offset_bytes,
+                                   uint64_t size_bytes, uint8_t* out) const {
+    return region.read_source(data + offset_bytes, size_bytes, out);
+  }
+
+  /// How many bytes of the source that would have to fetch from storage.
+  virtual uint64_t cold_source_bytes(const Region& region, const uint8_t* data,
+                                     uint64_t offset_bytes, uint64_t size_bytes) const {
+    return region.cold_source_bytes(data + offset_bytes, size_bytes);
+  }
 
   /// What lies beside the elements (sums, scales, biases) is what packing would make of them as
   /// they are. BASE_MODIFIED with the byte at fault.

@@ -70,10 +70,41 @@ void for_clipped_runs(const IndexList& list, const Slice& slice, Body body) {
   body(&last, 1, slice.entry_count - last.length);
 }
 
+// What a layout is asked for at a time where the list has runs: it takes entries.
+constexpr size_t kLayoutEntries = 4096;
+
+// Calls body(entries, how many, offset of the first one in the slice) for all entries of a slice,
+// in the float mode that layouts count on, also on threads of a pool.
+template <typename Body>
+void for_entries(const IndexList& list, const Slice& slice, Body body) {
+  const DefaultFloatMode float_mode;
+  if (!list.is_runs()) return body(list.entries.data() + slice.first_unit, slice.unit_count, 0);
+  uint32_t entries[kLayoutEntries];
+  size_t used = 0;
+  size_t offset = 0;
+  for_clipped_runs(list, slice, [&](const Run* runs, size_t run_count, size_t /*offset*/) {
+    for (size_t r = 0; r < run_count; ++r) {
+      for (uint32_t i = 0; i < runs[r].length; ++i) {
+        entries[used++] = runs[r].start + i;
+        if (used < kLayoutEntries) continue;
+        body(entries, used, offset);
+        offset += used;
+        used = 0;
+      }
+    }
+  });
+  if (used > 0) body(entries, used, offset);
+}
+
 }  // namespace
 
 void gather(const kernels::KernelTable& kernels, const TensorSpec& tensor, const IndexList& list,
             const Slice& slice, uint8_t* out) {
+  if (tensor.layout) {
+    return for_entries(list, slice, [&](const uint32_t* entries, size_t count, size_t offset) {
+      tensor.layout->gather(entries, count, out + offset * dtype_bytes(tensor.dtype));
+    });
+  }
   with_moves(kernels, tensor.dtype, [&](const auto& moves) {
     using T = element_of<decltype(moves)>;
     const T* weights = as<T>(tensor.data);
@@ -88,6 +119,11 @@ void gather(const kernels::KernelTable& kernels, const TensorSpec& tensor, const
 
 void store(const kernels::KernelTable& kernels, const TensorSpec& tensor, const IndexList& list,
            const Slice& slice, const uint8_t* values) {
+  if (tensor.layout) {
+    return for_entries(list, slice, [&](const uint32_t* entries, size_t count, size_t offset) {
+      tensor.layout->store(entries, count, values + offset * dtype_bytes(tensor.dtype));
+    });
+  }
   with_moves(kernels, tensor.dtype, [&](const auto& moves) {
     using T = element_of<decltype(moves)>;
     T* weights = as<T>(tensor.data);
@@ -102,6 +138,12 @@ void store(const kernels::KernelTable& kernels, const TensorSpec& tensor, const 
 
 void swap(const kernels::KernelTable& kernels, const TensorSpec& tensor, const IndexList& list,
           const Slice& slice, const uint8_t* values, uint8_t* out) {
+  if (tensor.layout) {
+    return for_entries(list, slice, [&](const uint32_t* entries, size_t count, size_t offset) {
+      offset *= dtype_bytes(tensor.dtype);
+      tensor.layout->swap(entries, count, values + offset, out + offset);
+    });
+  }
   with_moves(kernels, tensor.dtype, [&](const auto& moves) {
     using T = element_of<decltype(moves)>;
     T* weights = as<T>(tensor.data);
@@ -112,6 +154,17 @@ void swap(const kernels::KernelTable& kernels, const TensorSpec& tensor, const I
       moves.swap_runs(weights, runs, run_count, as<T>(values) + offset, as<T>(out) + offset);
     });
   });
+}
+
+void copy_elements(const TensorSpec& tensor, uint64_t offset_bytes, uint64_t size_bytes,
+                   uint8_t* out) {
+  if (!tensor.layout) {
+    std::memcpy(out, tensor.data + offset_bytes, size_bytes);
+    return;
+  }
+  const DefaultFloatMode float_mode;
+  const size_t element_bytes = dtype_bytes(tensor.dtype);
+  tensor.layout->read(offset_bytes / element_bytes, size_bytes / element_bytes, out);
 }
 
 uint64_t count_different(const kernels::KernelTable& kernels, Dtype dtype, const uint8_t* a,

@@ -29,6 +29,11 @@ void store(const kernels::KernelTable& kernels, const TensorSpec& tensor, const 
 void swap(const kernels::KernelTable& kernels, const TensorSpec& tensor, const IndexList& list,
           const Slice& slice, const uint8_t* values, uint8_t* out);
 
+/// Copies elements as they would lie one behind the other: `size_bytes` of them, from
+/// `offset_bytes` on. REQUIRES: whole elements.
+void copy_elements(const TensorSpec& tensor, uint64_t offset_bytes, uint64_t size_bytes,
+                   uint8_t* out);
+
 /// How many of `count` elements differ in their bits.
 uint64_t count_different(const kernels::KernelTable& kernels, Dtype dtype, const uint8_t* a,
                          const uint8_t* b, uint64_t count);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "runtime/base_reader.h"
 #include "runtime/element_ops.h"
 #include "runtime/live_access.h"
 
@@ -31,7 +32,7 @@ Result<void> HardRevert::check() {
   uint64_t total_bytes = 0;
   for (const Standing& tensor : tensors_) {
     indices.push_back(tensor.tensor_index);
-    total_bytes += weights_.size_bytes(tensor.tensor_index);
+    total_bytes += logical_bytes(weights_.specs()[tensor.tensor_index]);
   }
   SHIRA_TRY(weights_.check_live(indices));
   SHIRA_TRY(pool_.run(tensors_.size(), total_bytes,
@@ -60,17 +61,17 @@ Result<void> HardRevert::find_tensors() {
 
 Result<void> HardRevert::compare_with_source(Standing* tensor) const {
   const TensorSpec& spec = weights_.specs()[tensor->tensor_index];
-  const uint64_t tensor_bytes = weights_.size_bytes(tensor->tensor_index);
-  SHIRA_ASSIGN(Bytes source, Bytes::make(std::min(kChunkBytes, tensor_bytes)));
+  const uint64_t tensor_bytes = logical_bytes(spec);
+  const uint64_t chunk_bytes = std::min(kChunkBytes, tensor_bytes);
+  SHIRA_ASSIGN(Bytes source, Bytes::make(chunk_bytes));
+  SHIRA_ASSIGN(Bytes copy, Bytes::make(spec.layout ? chunk_bytes : 0));
   Hasher128 hasher;
-  for (uint64_t offset = 0; offset < tensor_bytes; offset += source.size()) {
-    const uint64_t size_bytes = std::min<uint64_t>(source.size(), tensor_bytes - offset);
-    const uint8_t* live = spec.data + offset;
-    if (Result<void> read = spec.region->read_source(live, size_bytes, source.data()); !read.ok()) {
-      read.error().tensor = spec.name;
-      return read;
-    }
+  for (uint64_t offset = 0; offset < tensor_bytes; offset += chunk_bytes) {
+    const uint64_t size_bytes = std::min(chunk_bytes, tensor_bytes - offset);
+    SHIRA_TRY(read_source(spec, offset, size_bytes, source.data()));
     SHIRA_TRY(access_live(spec, [&] {
+      const uint8_t* live = spec.layout ? copy.data() : spec.data + offset;
+      if (spec.layout) copy_elements(spec, offset, size_bytes, copy.data());
       hasher.update(live, size_bytes);
       tensor->elements_changed +=
           count_differing(live, source.data(), size_bytes, dtype_bytes(spec.dtype));
@@ -106,11 +107,9 @@ void HardRevert::put_back() const {
 // False also where it cannot be read any more.
 bool HardRevert::is_as_before(const Standing& tensor) const {
   const uint32_t i = tensor.tensor_index;
-  const TensorSpec& spec = weights_.specs()[i];
-  Hash128 digest{};
-  return weights_.check_live({i}).ok() &&
-         access_live(spec, [&] { digest = hash128(spec.data, weights_.size_bytes(i)); }).ok() &&
-         digest == tensor.digest;
+  if (!weights_.check_live({i}).ok()) return false;
+  const Result<Hash128> digest = digest_of_elements(weights_.specs()[i]);
+  return digest.ok() && digest.value() == tensor.digest;
 }
 
 void HardRevert::report(SwitchReport* report) const {

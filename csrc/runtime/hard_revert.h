@@ -41,7 +41,7 @@ class HardRevert {
   struct Standing {
     uint32_t tensor_index = 0;
     uint64_t elements_changed = 0;  // which differ from the source
-    Hash128 digest{};               // of the live bytes
+    Hash128 digest{};               // of the live elements
   };
 
   Result<void> find_tensors();

@@ -13,10 +13,4 @@ Error pages_went_away(const TensorSpec& tensor) {
                tensor.name};
 }
 
-uint64_t live_bytes(const TensorSpec& tensor) {
-  uint64_t bytes = dtype_bytes(tensor.dtype);
-  for (const uint32_t dim : tensor.dims) bytes *= dim;
-  return bytes;
-}
-
 }  // namespace shira

@@ -11,9 +11,6 @@ namespace shira {
 /// DETACHED, after the region has taken away the empty pages that a FaultGuard put into the tensor.
 Error pages_went_away(const TensorSpec& tensor);
 
-/// The size of the tensor's memory. REQUIRES: the tensor was registered, so that it fits.
-uint64_t live_bytes(const TensorSpec& tensor);
-
 /// Calls access(), which reads or writes live bytes of the tensor. DETACHED when some of them went
 /// away: then what was read is worthless, and what was stored there is lost.
 template <typename Access>

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include "runtime/base_reader.h"
 #include "runtime/index_set.h"
 
 namespace shira {
@@ -14,16 +15,16 @@ namespace {
 constexpr uint64_t kChunkBytes = uint64_t{256} << 10;  // a multiple of every element size
 
 template <typename Cursor>
-Result<void> pick(const TensorSpec& spec, uint64_t tensor_bytes, Cursor cursor, uint8_t* out,
-                  SourceReads* reads) {
+Result<void> pick(const TensorSpec& spec, Cursor cursor, uint8_t* out, SourceReads* reads) {
   const size_t element_bytes = dtype_bytes(spec.dtype);
+  const uint64_t tensor_bytes = logical_bytes(spec);
   SHIRA_ASSIGN(Bytes chunk, Bytes::make(std::min(kChunkBytes, tensor_bytes)));
   while (!cursor.done()) {
     const uint64_t begin_bytes = cursor.start() * element_bytes / kChunkBytes * kChunkBytes;
     const uint64_t size_bytes = std::min<uint64_t>(chunk.size(), tensor_bytes - begin_bytes);
     reads->read_bytes += size_bytes;
-    reads->cold_bytes += spec.region->cold_source_bytes(spec.data + begin_bytes, size_bytes);
-    SHIRA_TRY(spec.region->read_source(spec.data + begin_bytes, size_bytes, chunk.data()));
+    reads->cold_bytes += cold_source_bytes(spec, begin_bytes, size_bytes);
+    SHIRA_TRY(read_source(spec, begin_bytes, size_bytes, chunk.data()));
     const uint64_t end_index = (begin_bytes + size_bytes) / element_bytes;
     while (!cursor.done() && cursor.start() < end_index) {
       const auto length =
@@ -41,15 +42,9 @@ Result<std::shared_ptr<const Bytes>> read_originals(const WeightTable& weights, 
                                                     SourceReads* reads) {
   const TensorSpec& spec = weights.specs()[patch.tensor_index];
   const IndexList& list = *patch.positions->list;
-  const uint64_t tensor_bytes = weights.size_bytes(patch.tensor_index);
   SHIRA_ASSIGN(Bytes bytes, Bytes::make(list.entry_count * dtype_bytes(spec.dtype)));
-  Result<void> picked =
-      list.is_runs() ? pick(spec, tensor_bytes, index_set::RunCursor(list), bytes.data(), reads)
-                     : pick(spec, tensor_bytes, index_set::EntryCursor(list), bytes.data(), reads);
-  if (!picked.ok()) {
-    picked.error().tensor = spec.name;
-    return picked.error();
-  }
+  SHIRA_TRY(list.is_runs() ? pick(spec, index_set::RunCursor(list), bytes.data(), reads)
+                           : pick(spec, index_set::EntryCursor(list), bytes.data(), reads));
   if (hash128(bytes.data(), bytes.size()) != patch.originals_hash) {
     return Error{
         Status::BASE_MISMATCH,

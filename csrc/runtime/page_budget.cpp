@@ -78,7 +78,7 @@ AdapterPages count_pages(const WeightTable& weights, const BoundAdapter& adapter
   for (const BoundTensor& bound : adapter.tensors) {
     const TensorSpec& spec = weights.specs()[bound.tensor_index];
     const uint64_t in_page_bytes = reinterpret_cast<uintptr_t>(spec.data) % page_bytes();
-    const uint64_t tensor_bytes = in_page_bytes + weights.size_bytes(bound.tensor_index);
+    const uint64_t tensor_bytes = in_page_bytes + live_bytes(spec);
     report.tensors.push_back(TensorPages{spec.name, bound.positions->pages.count(),
                                          (tensor_bytes + page_bytes() - 1) / page_bytes()});
   }

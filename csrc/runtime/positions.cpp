@@ -44,9 +44,16 @@ Result<PageSet> PageSet::make(const IndexList& list, const TensorSpec& tensor,
                                                    list.runs[list.runs.size() - 1].length - 1
                               : list.entries.empty() ? 0
                                                      : list.entries[list.entries.size() - 1];
-  const size_t word_count = page_of(last_index) / 64 + 1;
+  const uint64_t last_page = tensor.layout
+                                 ? (in_page_bytes + tensor.layout->size_bytes() - 1) >> shift
+                                 : page_of(last_index);
+  const size_t word_count = last_page / 64 + 1;
   SHIRA_ASSIGN(pages.words_, Array<uint64_t>::make(word_count));
   std::memset(pages.words_.data(), 0, word_count * sizeof(uint64_t));
+  if (tensor.layout) {
+    pages.mark_all(list, *tensor.layout, in_page_bytes, shift);
+    return pages;
+  }
   for (size_t i = 0; i < list.runs.size(); ++i) {
     const Run run = list.runs[i];
     pages.mark(page_of(run.start), page_of(uint64_t{run.start} + run.length - 1));
@@ -69,6 +76,21 @@ uint64_t PageSet::count_union(const PageSet& a, const PageSet& b) {
 void PageSet::mark(uint64_t first_page, uint64_t last_page) {
   for (uint64_t page = first_page; page <= last_page; ++page)
     words_[page / 64] |= uint64_t{1} << (page % 64);
+}
+
+void PageSet::mark_all(const IndexList& list, const ElementLayout& layout, uint64_t in_page_bytes,
+                       unsigned page_shift) {
+  const auto mark_one = [&](uint32_t index) {
+    const ElementPlace place = layout.place_of(index);
+    for (const uint64_t offset : {place.element_offset_bytes, place.sum_offset_bytes}) {
+      const uint64_t page = (in_page_bytes + offset) >> page_shift;
+      mark(page, page);
+    }
+  };
+  for (size_t i = 0; i < list.runs.size(); ++i) {
+    for (uint32_t j = 0; j < list.runs[i].length; ++j) mark_one(list.runs[i].start + j);
+  }
+  for (size_t i = 0; i < list.entries.size(); ++i) mark_one(list.entries[i]);
 }
 
 Result<std::shared_ptr<const Positions>> Positions::make(std::shared_ptr<const IndexList> list,

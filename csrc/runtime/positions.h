@@ -33,7 +33,8 @@ struct Mark {
   uint64_t entry_offset = 0;  // how many entries lie before it
 };
 
-/// The memory pages that positions of one tensor lie on, as a bit set from the tensor's first page.
+/// The memory pages that positions of one tensor lie on, and what is kept beside their elements, as
+/// a bit set from the tensor's first page.
 class PageSet {
  public:
   /// OUT_OF_MEMORY. REQUIRES: page_size_bytes is a power of two.
@@ -50,6 +51,8 @@ class PageSet {
 
  private:
   void mark(uint64_t first_page, uint64_t last_page);
+  void mark_all(const IndexList& list, const ElementLayout& layout, uint64_t in_page_bytes,
+                unsigned page_shift);
 
   Array<uint64_t> words_;
 };

@@ -86,8 +86,9 @@ class Region {
   /// be dropped (hard revert).
   virtual bool has_source() const { return false; }
 
-  /// Reads `size_bytes` pristine bytes belonging to `data` into `out`. NOT_SUPPORTED without a
-  /// source; IO_ERROR or DETACHED when the file changed its identity.
+  /// Reads `size_bytes` pristine bytes belonging to `data` into `out`. A tensor with a layout asks
+  /// through it (ElementLayout::read_source), which says what bytes these are. NOT_SUPPORTED
+  /// without a source; IO_ERROR or DETACHED when the file changed its identity.
   virtual Result<void> read_source(const uint8_t* /*data*/, uint64_t /*size_bytes*/,
                                    uint8_t* /*out*/) const {
     return Error{Status::NOT_SUPPORTED, "this memory has no source file to read the base from"};

@@ -8,11 +8,12 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "runtime/element_layout.h"
 #include "runtime/region.h"
 
 namespace shira {
 
-/// Row-major and contiguous.
+/// Row-major. Its elements lie one behind the other, unless it has a layout.
 struct TensorSpec {
   std::string name;  // FQN
   Dtype dtype = Dtype::f32;
@@ -21,7 +22,15 @@ struct TensorSpec {
   std::shared_ptr<Region> region;  // keeps or checks the memory
   std::string
       shares_storage_with;  // name of another tensor with the same bytes; patching is then refused
+  std::shared_ptr<const ElementLayout> layout{};  // null: none
 };
+
+/// What the tensor's elements take one behind the other, in adapter files and in our own arrays.
+/// REQUIRES: the tensor was registered, so that it fits.
+uint64_t logical_bytes(const TensorSpec& spec);
+
+/// What the tensor takes in memory, from `data` on.
+uint64_t live_bytes(const TensorSpec& spec);
 
 /// "[384, 1536]"
 std::string shape_text(const std::vector<uint32_t>& dims);

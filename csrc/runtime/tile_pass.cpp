@@ -29,6 +29,13 @@ const Positions& longer_list(const TensorStep& step) {
   return *(to == nullptr || (from != nullptr && from->count() > to->count()) ? from : to);
 }
 
+// The mark, or the last border below it that two threads may write on both sides of. A mark stands
+// before an entry of one list, but the other list may have entries between the border and there.
+uint64_t border_at(const TensorSpec& spec, const Mark& mark) {
+  if (!spec.layout) return mark.position;
+  return mark.position - mark.position % spec.layout->group_elements();
+}
+
 // Where a slice's values stand in an array that is ordered like the list.
 template <typename Byte>
 Byte* part_of(Byte* list_values, const TensorStep& step, const Slice& slice) {
@@ -62,8 +69,9 @@ Result<void> TilePass::prepare() {
     for (size_t m = 0; m < marks.size(); ++m) {
       Task& task = tasks_[task_count++] = Task{};
       task.step_index = i;
-      task.begin_position = task.stored_end = m == 0 ? 0 : marks[m].position;
-      task.end_position = m + 1 < marks.size() ? marks[m + 1].position : ListWalker::kEnd;
+      const TensorSpec& spec = *steps_[i].spec;
+      task.begin_position = task.stored_end = m == 0 ? 0 : border_at(spec, marks[m]);
+      task.end_position = m + 1 < marks.size() ? border_at(spec, marks[m + 1]) : ListWalker::kEnd;
     }
     for (const Patch* patch : {steps_[i].from, steps_[i].to}) {
       if (patch != nullptr) entry_count_ += patch->positions->count();

@@ -6,13 +6,13 @@
 
 #include "base/checked_math.h"
 #include "base/dtype.h"
+#include "runtime/base_reader.h"
 #include "runtime/live_access.h"
 
 namespace shira {
 namespace {
 
-// The size in bytes, or what is wrong with the spec.
-Result<uint64_t> size_of(const TensorSpec& spec) {
+Result<void> check_spec(const TensorSpec& spec) {
   const auto invalid = [&](std::string message) {
     return Error{Status::INVALID_ARGUMENT, std::move(message), {}, spec.name};
   };
@@ -35,7 +35,7 @@ Result<uint64_t> size_of(const TensorSpec& spec) {
     return invalid("the tensor's address is not aligned to its " + std::to_string(element_bytes) +
                    "-byte elements");
   }
-  return numel * element_bytes;
+  return {};
 }
 
 Result<void> named(const TensorSpec& spec, Result<void> answer) {
@@ -44,6 +44,16 @@ Result<void> named(const TensorSpec& spec, Result<void> answer) {
 }
 
 }  // namespace
+
+uint64_t logical_bytes(const TensorSpec& spec) {
+  uint64_t bytes = dtype_bytes(spec.dtype);
+  for (const uint32_t dim : spec.dims) bytes *= dim;
+  return bytes;
+}
+
+uint64_t live_bytes(const TensorSpec& spec) {
+  return spec.layout ? spec.layout->size_bytes() : logical_bytes(spec);
+}
 
 std::string shape_text(const std::vector<uint32_t>& dims) {
   std::string text = "[";
@@ -55,18 +65,18 @@ Result<void> WeightTable::add(std::vector<TensorSpec> specs) {
   SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read());
   WeightTable added;
   for (TensorSpec& spec : specs) {
-    Facts facts;
-    SHIRA_ASSIGN(facts.size_bytes, size_of(spec));
-    SHIRA_TRY(check_free(spec, facts.size_bytes));
-    SHIRA_TRY(added.check_free(spec, facts.size_bytes));
-    SHIRA_TRY(named(spec, spec.region->attach(maps, spec.data, facts.size_bytes)));
+    SHIRA_TRY(check_spec(spec));
+    SHIRA_TRY(check_free(spec));
+    SHIRA_TRY(added.check_free(spec));
+    SHIRA_TRY(named(spec, spec.region->attach(maps, spec.data, live_bytes(spec))));
+    Hash128 digest{};
     if (!spec.region->has_source()) {
-      SHIRA_TRY(access_live(spec, [&] { facts.digest = hash128(spec.data, facts.size_bytes); }));
+      SHIRA_ASSIGN(digest, digest_of_elements(spec));
     }
-    added.insert(std::move(spec), facts);
+    added.insert(std::move(spec), digest);
   }
   for (size_t i = 0; i < added.specs_.size(); ++i)
-    insert(std::move(added.specs_[i]), added.facts_[i]);
+    insert(std::move(added.specs_[i]), added.digests_[i]);
   return {};
 }
 
@@ -74,12 +84,12 @@ Result<void> WeightTable::check_live(const std::vector<uint32_t>& tensor_indices
   if (tensor_indices.empty()) return {};
   std::vector<AddressRange> ranges;
   for (const uint32_t i : tensor_indices) {
-    specs_[i].region->add_watched(specs_[i].data, facts_[i].size_bytes, &ranges);
+    specs_[i].region->add_watched(specs_[i].data, live_bytes(specs_[i]), &ranges);
   }
   SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read_near(std::move(ranges)));
   for (const uint32_t i : tensor_indices) {
     const TensorSpec& spec = specs_[i];
-    SHIRA_TRY(named(spec, spec.region->check(maps, spec.data, facts_[i].size_bytes)));
+    SHIRA_TRY(named(spec, spec.region->check(maps, spec.data, live_bytes(spec))));
   }
   return {};
 }
@@ -89,12 +99,12 @@ int64_t WeightTable::find(const std::string& name) const {
   return found == by_name_.end() ? -1 : static_cast<int64_t>(found->second);
 }
 
-Result<void> WeightTable::check_free(const TensorSpec& spec, uint64_t size_bytes) const {
+Result<void> WeightTable::check_free(const TensorSpec& spec) const {
   if (by_name_.count(spec.name) != 0) {
     return Error{Status::DUPLICATE_NAME, "a tensor of this name was added before", {}, spec.name};
   }
   const auto begin = reinterpret_cast<uintptr_t>(spec.data);
-  const uintptr_t end = begin + size_bytes;
+  const uintptr_t end = begin + live_bytes(spec);
   auto neighbour = spans_.lower_bound(end);  // the first one behind; the one before it may overlap
   if (neighbour == spans_.begin()) return {};
   --neighbour;
@@ -107,10 +117,10 @@ Result<void> WeightTable::check_free(const TensorSpec& spec, uint64_t size_bytes
       spec.name};
 }
 
-void WeightTable::insert(TensorSpec spec, const Facts& facts) {
+void WeightTable::insert(TensorSpec spec, const Hash128& digest) {
   const auto tensor_index = static_cast<uint32_t>(specs_.size());
   const auto begin = reinterpret_cast<uintptr_t>(spec.data);
-  const auto [span, is_new] = spans_.emplace(begin, Span{begin + facts.size_bytes, tensor_index});
+  const auto [span, is_new] = spans_.emplace(begin, Span{begin + live_bytes(spec), tensor_index});
   if (!is_new) {
     // The same bytes under two names: each of them says so.
     TensorSpec& other = specs_[span->second.tensor_index];
@@ -119,7 +129,7 @@ void WeightTable::insert(TensorSpec spec, const Facts& facts) {
   }
   by_name_.emplace(spec.name, tensor_index);
   specs_.push_back(std::move(spec));
-  facts_.push_back(facts);
+  digests_.push_back(digest);
 }
 
 }  // namespace shira

@@ -27,30 +27,25 @@ class WeightTable {
   Result<void> check_live(const std::vector<uint32_t>& tensor_indices) const;
 
   const std::vector<TensorSpec>& specs() const { return specs_; }
-  uint64_t size_bytes(uint32_t tensor_index) const { return facts_[tensor_index].size_bytes; }
 
-  /// XXH3-128 of the tensor's bytes when it was added. REQUIRES: its region has no source.
-  const Hash128& digest(uint32_t tensor_index) const { return facts_[tensor_index].digest; }
+  /// XXH3-128 of the tensor's elements when it was added. REQUIRES: its region has no source.
+  const Hash128& digest(uint32_t tensor_index) const { return digests_[tensor_index]; }
 
   /// The tensor's index, or -1.
   int64_t find(const std::string& name) const;
 
  private:
-  struct Facts {
-    uint64_t size_bytes = 0;
-    Hash128 digest{};
-  };
   struct Span {
     uintptr_t end = 0;
     uint32_t tensor_index = 0;  // the first one that was added there
   };
 
   // DUPLICATE_NAME, or SHARED_STORAGE when the spec's bytes partly overlap a tensor of this table.
-  Result<void> check_free(const TensorSpec& spec, uint64_t size_bytes) const;
-  void insert(TensorSpec spec, const Facts& facts);
+  Result<void> check_free(const TensorSpec& spec) const;
+  void insert(TensorSpec spec, const Hash128& digest);
 
   std::vector<TensorSpec> specs_;
-  std::vector<Facts> facts_;
+  std::vector<Hash128> digests_;
   std::unordered_map<std::string, uint32_t> by_name_;
   std::map<uintptr_t, Span> spans_;  // by first address; they never overlap
 };
