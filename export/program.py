@@ -23,45 +23,35 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-from executorch.exir import (
-    EdgeCompileConfig,
-    ExecutorchBackendConfig,
-    to_edge_transform_and_lower,
-)
-from executorch.exir.lowered_backend_module import get_lowered_submodules
-from executorch.exir.passes import MemoryPlanningPass
-from executorch.exir.schema import ExtraTensorInfo, TensorDataLocation
 from torch import nn
 
 from .errors import ExportError
+from .lower import EXTERNAL_TAG, Backend, lower
 from .output import check_output, write_output
 from .program_checks import (
     check_layout,
     check_name_map,
+    check_packed,
     missing_parameters,
     named_tensors,
     shared_groups,
 )
-from .program_file import NAME_MAP_METHOD, ProgramTensor, read_program_tensors
+from .program_file import ProgramTensor, read_program_tensors
+from .quantize import (
+    DEFAULT_GROUP_SIZE,
+    EmbeddingBits,
+    Quantize,
+    quantize_module,
+)
 
-__all__ = ["Backend", "ProgramReport", "export_program", "program_command"]
+__all__ = ["Backend", "EmbeddingBits", "ProgramReport", "Quantize", "export_program"]
+__all__ += ["program_command"]
 
-Backend = Literal["portable", "xnnpack"]
-
-_EXTERNAL_TAG = "weights"
-
-# Decomposed, a linear layer copies its transposed weight in every forward, and a reflection padding
-# becomes eight operators and six constants. ExecuTorch has kernels for both as they are.
-_PRESERVED_OPERATORS = [
-    torch.ops.aten.linear.default,
-    torch.ops.aten.reflection_pad1d.default,
-    torch.ops.aten.reflection_pad2d.default,
-    torch.ops.aten.reflection_pad3d.default,
-]
+# What computes with integer activations; only XNNPACK has operators for it.
+_DELEGATED_ONLY = ("8da8w", "8da4w", "8da4w-channel")
 
 
 @dataclass(frozen=True)
@@ -73,8 +63,10 @@ class ProgramReport:
         data_path: the .ptd with the weights, or None if they lie in the .pte.
         backend: "portable" or "xnnpack".
         tensors: name -> place of each named constant, in either file.
-        delegated: parameters and buffers that the delegate has consumed and packed. They have no
-            name in the program and cannot be switched in this way.
+        delegated: parameters and buffers that the delegate has consumed. Adapters reach those of
+            them that are in `packed`.
+        packed: weights of linear layers that the delegate packs: name -> key of their bytes in the
+            program's named data.
         unused: parameters that no output depends on; they are not in the program.
         missing: parameters that are used and yet not in the program, or not with the module's
             bytes (empty unless allow_missing).
@@ -89,6 +81,7 @@ class ProgramReport:
     backend: Backend
     tensors: dict[str, ProgramTensor]
     delegated: tuple[str, ...]
+    packed: dict[str, str]
     unused: tuple[str, ...]
     missing: tuple[str, ...]
     shared: tuple[tuple[str, ...], ...]
@@ -107,6 +100,9 @@ def export_program(
     *,
     data_path: str | Path | None = None,
     backend: Backend = "portable",
+    quantize: Quantize | None = None,
+    group_size: int = DEFAULT_GROUP_SIZE,
+    embedding_bits: EmbeddingBits | None = None,
     dynamic_shapes: Any = None,
     name_map: Mapping[str, str] | None = None,
     allow_shared: bool = False,
@@ -126,8 +122,14 @@ def export_program(
         example_inputs: positional arguments for one call of `forward`.
         output: the .pte to write.
         data_path: a .ptd for the weights; by default they are stored in the .pte itself.
-        backend: "portable" leaves all weights switchable; "xnnpack" delegates what it can, which is
-            faster, and leaves switchable only what it does not consume.
+        backend: "portable" leaves all weights where an adapter reaches them; "xnnpack" delegates
+            what it can, which is faster. The weights of linear layers that it packs are named in
+            the program, and can be switched where our own engine loads it.
+        quantize: what becomes of linear layers: "8da8w", "8da4w" or "8da4w-channel" for XNNPACK,
+            "8w" for the portable operator; see `quantize_module`. A module that torchao has
+            quantized already is taken as it is.
+        group_size: columns that share a scale in "8da4w".
+        embedding_bits: 8 or 4 for embeddings of integer codes, which portable operators look up.
         dynamic_shapes: passed to torch.export.export.
         name_map: name in this module -> name in the training checkpoint, where they differ.
         allow_shared: list every group with one storage instead of refusing.
@@ -148,22 +150,36 @@ def export_program(
         raise ExportError(f"unknown backend {backend!r}, expected portable or xnnpack")
     if module.training:
         raise ExportError("the module is in training mode; call .eval() before the export")
+    if quantize in _DELEGATED_ONLY and backend != "xnnpack":
+        raise ExportError(f"{quantize} computes in integers, for which only xnnpack has operators")
     names = dict(name_map or {})
     check_name_map(module, names)
+    if quantize is not None or embedding_bits is not None:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of torch and torchao, about each other
+            module = quantize_module(
+                module,
+                example_inputs,
+                quantize,
+                group_size=group_size,
+                embedding_bits=embedding_bits,
+                dynamic_shapes=dynamic_shapes,
+            )
 
     with tempfile.TemporaryDirectory(prefix="shira-program-") as folder:
         written = Path(folder, "program.pte")
-        lowered = _lower(
+        lowered = lower(
             module, example_inputs, written, backend, dynamic_shapes, names, data_path is not None
         )
         tensors = _placed(written, output)
-        written_data = Path(folder, f"{_EXTERNAL_TAG}.ptd")
+        written_data = Path(folder, f"{EXTERNAL_TAG}.ptd")
         if data_path is not None:
             if not written_data.exists():
                 raise ExportError(f"no constant is left for {data_path}")
             tensors |= _placed(written_data, data_path)
         check_layout(tensors)
-        shared = shared_groups(module, tensors, allow_shared)
+        check_packed(written, lowered.packed)
+        shared = shared_groups(module, tensors, lowered.packed, allow_shared)
         # Constants that the compiler made, such as the 2 in 2 * x, count only where they share.
         known = {name for name, _ in named_tensors(module)}
         tensors = {name: tensor for name, tensor in tensors.items() if name in known}
@@ -188,6 +204,7 @@ def export_program(
         backend,
         tensors,
         lowered.delegated,
+        lowered.packed,
         lowered.unused,
         missing,
         shared,
@@ -202,6 +219,9 @@ def program_command(
     *,
     data_path: str | Path | None = None,
     backend: Backend = "portable",
+    quantize: Quantize | None = None,
+    group_size: int = DEFAULT_GROUP_SIZE,
+    embedding_bits: EmbeddingBits | None = None,
     rename: Sequence[str] = (),
     allow_shared: bool = False,
     allow_missing: bool = False,
@@ -216,6 +236,9 @@ def program_command(
         output: the .pte to write.
         data_path: a .ptd for the weights.
         backend: "portable" or "xnnpack".
+        quantize: see export_program.
+        group_size: see export_program.
+        embedding_bits: see export_program.
         rename: REGEX=SUB rules, applied in turn to each of the module's names to give its name in
             the training checkpoint; the outcome is stored in the program as its name map.
         allow_shared: see export_program.
@@ -243,111 +266,15 @@ def program_command(
         output,
         data_path=data_path,
         backend=backend,
+        quantize=quantize,
+        group_size=group_size,
+        embedding_bits=embedding_bits,
         dynamic_shapes=rest[0] if rest else None,
         name_map=_renamed(module, rename),
         allow_shared=allow_shared,
         allow_missing=allow_missing,
         force=force,
     )
-
-
-@dataclass(frozen=True)
-class _Lowered:
-    delegated: tuple[str, ...]
-    unused: tuple[str, ...]
-
-
-class _NamedConstants(MemoryPlanningPass):  # type: ignore[misc]
-    """Memory planning that also gives each constant of the graph its name in the module.
-
-    The name is what get_attribute and readers of the file look for. It is set here because tensor
-    specifications exist only late, and this is the last pass before the program is emitted.
-    """
-
-    def __init__(self, hidden: frozenset[str]) -> None:
-        super().__init__()
-        self._hidden = hidden
-
-    def run(self, graph_module: Any, graph_signature: Any = None) -> Any:
-        names = _module_names(graph_signature)
-        # The runtime copies the buffers that forward changes; their bytes in the file are dead.
-        unnamed = self._hidden | set(graph_signature.buffers_to_mutate.values())
-        for node in graph_module.graph.nodes:
-            name = names.get(node.target) if node.op == "placeholder" else None
-            if name is None or name in unnamed:
-                continue
-            specification = node.meta["spec"]
-            if specification.extra_tensor_info is None:  # else it goes to the .ptd, named already
-                specification.extra_tensor_info = ExtraTensorInfo(
-                    fully_qualified_name=name, location=TensorDataLocation.SEGMENT
-                )
-        return super().run(graph_module, graph_signature)
-
-
-def _lower(
-    module: nn.Module,
-    example_inputs: tuple[Any, ...],
-    program_path: Path,
-    backend: Backend,
-    dynamic_shapes: Any,
-    name_map: Mapping[str, str],
-    is_external: bool,
-) -> _Lowered:
-    """Write program.pte, and weights.ptd beside it if `is_external`."""
-    with warnings.catch_warnings(), torch.no_grad():
-        # What torch and executorch deprecate in each other is nothing to the user of this function.
-        warnings.simplefilter("ignore")
-        exported = torch.export.export(module, example_inputs, dynamic_shapes=dynamic_shapes)
-        placeholders = {
-            node.target for node in exported.graph.nodes if node.op == "placeholder" and node.users
-        }
-        parameters = exported.graph_signature.inputs_to_parameters
-        unused = tuple(name for node, name in parameters.items() if node not in placeholders)
-        edge = to_edge_transform_and_lower(
-            exported,
-            partitioner=[XnnpackPartitioner()] if backend == "xnnpack" else None,
-            compile_config=EdgeCompileConfig(
-                preserve_ops=_PRESERVED_OPERATORS, _check_ir_validity=False
-            ),
-            constant_methods={NAME_MAP_METHOD: json.dumps(name_map)} if name_map else None,
-        )
-        remaining = edge.exported_program()
-        delegated = frozenset(
-            name
-            for _, part, _ in get_lowered_submodules(remaining.graph_module)
-            for name in _module_names(part.original_module.graph_signature).values()
-        )
-        # A weight that a delegate has packed may also be used outside of it. Nobody may patch that
-        # half alone, so it stays in the program without a name.
-        names = _module_names(remaining.graph_signature)
-        # ExecuTorch turns a reshape into a view without a copy, but fails at that (or records the
-        # shape of the view for the parameter) where the reshaped constant goes to a .ptd.
-        reshapes_constant = any(
-            "view_copy" in str(node.target) and node.args[0].name in names
-            for node in remaining.graph.nodes
-            if node.op == "call_function"
-        )
-        program = edge.to_executorch(
-            ExecutorchBackendConfig(
-                remove_view_copy=not (is_external and reshapes_constant),
-                memory_planning_pass=_NamedConstants(delegated),
-                external_constants=(
-                    (lambda node: None if names.get(node.name) in delegated else _EXTERNAL_TAG)
-                    if is_external
-                    else False
-                ),
-            )
-        )
-        with program_path.open("wb") as stream:
-            program.write_to_file(stream)
-        if is_external:
-            program.write_tensor_data_to_file(str(program_path.parent))
-    return _Lowered(tuple(sorted(delegated)), unused)
-
-
-def _module_names(signature: Any) -> dict[str, str]:
-    """Placeholder -> name in the module, for parameters and buffers."""
-    return {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
 
 
 def _placed(written: Path, final: Path) -> dict[str, ProgramTensor]:

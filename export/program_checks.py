@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ExportError
-from .program_file import ProgramTensor, shared_storage
+from .program_file import ProgramTensor, read_named_data, read_packed_keys, shared_storage
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -37,14 +38,39 @@ def check_layout(tensors: Mapping[str, ProgramTensor]) -> None:
         )
 
 
+def check_packed(program_path: Path, packed: Mapping[str, str]) -> None:
+    """Refuse a program that does not name, under the right key, the bytes of a packed weight.
+
+    Args:
+        program_path: the .pte as written.
+        packed: name -> SHA-256 of the weight's bytes as XNNPACK stores them.
+
+    Raises:
+        ExportError: the names or the bytes differ.
+    """
+    if read_packed_keys(program_path) != packed:
+        raise ExportError("the program does not list the weights that its delegate packs")
+    places = read_named_data(program_path)
+    with program_path.open("rb") as stream:
+        for name, key in packed.items():
+            start, end = places.get(key, (0, 0))
+            stream.seek(start)
+            if hashlib.sha256(stream.read(end - start)).hexdigest() != key:
+                raise ExportError(f"the program has lost or changed the codes of {name}")
+
+
 def shared_groups(
-    module: nn.Module, tensors: Mapping[str, ProgramTensor], allow_shared: bool
+    module: nn.Module,
+    tensors: Mapping[str, ProgramTensor],
+    packed: Mapping[str, str],
+    allow_shared: bool,
 ) -> tuple[tuple[str, ...], ...]:
     """Groups of names with one storage: in the written files, or tied in the module.
 
     Args:
         module: that was exported.
         tensors: found in the files, those without a name included.
+        packed: name -> key of the weights that a delegate packs; it packs equal keys once.
         allow_shared: give groups with trained parameters as well, instead of refusing.
 
     Raises:
@@ -61,10 +87,16 @@ def shared_groups(
             group |= tied.get(name, set())
     in_file = set().union(*groups) if groups else set()
     groups += [set(g) for g in aliases.values() if len(g) > 1 and not in_file.intersection(g)]
+    by_key: dict[str, set[str]] = defaultdict(set)
+    for name, key in packed.items():
+        by_key[key].add(name)
+    groups += [group for group in by_key.values() if len(group) > 1 and group not in groups]
     known = {name for name, _ in named_tensors(module)}
     shared = tuple(sorted(tuple(sorted(group)) for group in groups if group & known))
 
     def is_trained(name: str) -> bool:
+        if name in packed:
+            return True
         parameter = parameters.get(name)
         return parameter is not None and parameter.is_floating_point() and parameter.dim() >= 2
 

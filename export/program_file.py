@@ -34,6 +34,10 @@ from .flatbuffer import Flatbuffer, FlatTable
 #: Name of the constant method in which a program carries its name map (JSON, program -> training).
 NAME_MAP_METHOD = "shira_name_map"
 
+#: Name of the constant method that names the weights which a delegate packs: a line for each, with
+#: the weight's name, a tab and the key of its bytes among the program's named data.
+PACKED_KEYS_METHOD = "shira_packed_weights"
+
 # ScalarType code -> (name, numpy type of the stored elements). bfloat16 is given as bit patterns.
 _DTYPES: dict[int, tuple[str, str]] = {
     0: ("uint8", "<u1"),
@@ -59,7 +63,7 @@ _MAXIMUM_DESCRIPTIONS = 1 << 18  # of constants: far above what programs have
 
 # Field numbers and union tags of executorch's schema/program.fbs and flat_tensor.fbs.
 _VERSION = 0
-_PROGRAM_PLANS, _PROGRAM_SEGMENTS, _PROGRAM_CONSTANT_SEGMENT = 1, 4, 5
+_PROGRAM_PLANS, _PROGRAM_SEGMENTS, _PROGRAM_CONSTANT_SEGMENT, _PROGRAM_NAMED_DATA = 1, 4, 5, 7
 _SEGMENT_OFFSET, _SEGMENT_SIZE = 0, 1
 _CONSTANTS_SEGMENT, _CONSTANTS_OFFSETS = 0, 1
 _PLAN_NAME, _PLAN_VALUES, _PLAN_OUTPUTS = 0, 2, 4
@@ -176,27 +180,53 @@ def read_name_map(path: str | Path) -> dict[str, str]:
         ProgramFormatError: the file is damaged, or the map is not a JSON object of strings.
         OSError: the file cannot be read.
     """
+    text = _method_text(_open(Path(path)), NAME_MAP_METHOD, "the name map")
+    if text is None:
+        return {}
+    try:
+        names = json.loads(text.string(0))
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+        raise text.error("the name map is not a JSON object of strings")
+    return names
+
+
+def read_packed_keys(path: str | Path) -> dict[str, str]:
+    """Read which of a .pte's named data holds each weight that a delegate packs: name -> key.
+
+    Raises:
+        ProgramFormatError: the file is damaged, or a line is not a name, a tab and a key.
+        OSError: the file cannot be read.
+    """
+    text = _method_text(_open(Path(path)), PACKED_KEYS_METHOD, "the list of packed weights")
+    if text is None:
+        return {}
+    *lines, rest = text.string(0).split("\n")
+    keys = dict(line.partition("\t")[::2] for line in lines)
+    if rest or len(keys) != len(lines) or any(not k or "\t" in k for k in keys.values()):
+        raise text.error("the list of packed weights is not lines of a name, a tab and a key")
+    return keys
+
+
+def read_named_data(path: str | Path) -> dict[str, tuple[int, int]]:
+    """List what the delegates of a .pte have stored by key: key -> first byte in the file, end.
+
+    Raises:
+        ProgramFormatError: the file is damaged.
+        OSError: the file cannot be read.
+    """
     tables = _open(Path(path))
     if not tables.is_program:
         return {}
-    for plan in tables.root.tables(_PROGRAM_PLANS):
-        if plan.string(_PLAN_NAME) != NAME_MAP_METHOD:
-            continue
-        outputs, values = plan.integers(_PLAN_OUTPUTS, 4), list(plan.tables(_PLAN_VALUES))
-        if len(outputs) != 1 or outputs[0] >= len(values):
-            raise plan.error("the name map has no value")
-        value = values[outputs[0]]
-        text_table = value.table(_VALUE)
-        if value.scalar(_VALUE_TYPE, 1) != _VALUE_IS_STRING or text_table is None:
-            raise value.error("the name map is not a string")
-        try:
-            names = json.loads(text_table.string(0))
-        except (ValueError, RecursionError):
-            names = None
-        if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
-            raise text_table.error("the name map is not a JSON object of strings")
-        return names
-    return {}
+    segments = _segments(tables, _PROGRAM_SEGMENTS)
+    places = {}
+    for entry in tables.root.tables(_PROGRAM_NAMED_DATA):
+        segment_index = entry.scalar(_NAMED_SEGMENT, 4)
+        if segment_index >= len(segments):
+            raise entry.error(f"there is no segment {segment_index}")
+        places[entry.string(_NAMED_KEY)] = segments[segment_index]
+    return places
 
 
 def shared_storage(tensors: Iterable[ProgramTensor]) -> list[tuple[str, ...]]:
@@ -266,6 +296,24 @@ def _parse_header(path: Path, head: bytes, is_program: bool) -> tuple[int, int]:
     raise ProgramFormatError(
         path, _HEADER_AT, f"expected a header {magic!r} of {layout.size} bytes or more"
     )
+
+
+def _method_text(tables: _Tables, method: str, what: str) -> FlatTable | None:
+    """Give the table of the string that a constant method gives; None without such a method."""
+    if not tables.is_program:
+        return None
+    for plan in tables.root.tables(_PROGRAM_PLANS):
+        if plan.string(_PLAN_NAME) != method:
+            continue
+        outputs, values = plan.integers(_PLAN_OUTPUTS, 4), list(plan.tables(_PLAN_VALUES))
+        if len(outputs) != 1 or outputs[0] >= len(values):
+            raise plan.error(f"{what} has no value")
+        value = values[outputs[0]]
+        text = value.table(_VALUE)
+        if value.scalar(_VALUE_TYPE, 1) != _VALUE_IS_STRING or text is None:
+            raise value.error(f"{what} is not a string")
+        return text
+    return None
 
 
 def _segments(tables: _Tables, field: int) -> list[tuple[int, int]]:

@@ -20,6 +20,15 @@ class Backend(str, Enum):
     XNNPACK = "xnnpack"
 
 
+class Quantize(str, Enum):
+    """What becomes of linear layers."""
+
+    ROWS_8 = "8da8w"
+    GROUPS_4 = "8da4w"
+    ROWS_4 = "8da4w-channel"
+    PORTABLE_8 = "8w"
+
+
 def program(
     factory: Annotated[
         str,
@@ -34,8 +43,24 @@ def program(
     ] = None,
     backend: Annotated[
         Backend,
-        typer.Option(help="portable keeps all weights switchable; xnnpack is faster and does not."),
+        typer.Option(
+            help="portable keeps all weights where any loader can switch them; xnnpack is faster,"
+            " and packs those of linear layers, which only this project's own loader can switch."
+        ),
     ] = Backend.PORTABLE,
+    quantize: Annotated[
+        Quantize | None,
+        typer.Option(
+            help="Quantize linear layers: 8da8w, 8da4w (in groups of columns) or 8da4w-channel,"
+            " with int8 activations, for xnnpack; or 8w, with float activations, for portable."
+        ),
+    ] = None,
+    group_size: Annotated[
+        int, typer.Option(help="Columns that share a scale in 8da4w and in 4-bit embeddings.")
+    ] = 32,
+    embedding_bits: Annotated[
+        int | None, typer.Option(help="Quantize embeddings to 4 or 8 bits.")
+    ] = None,
     rename: Annotated[
         list[str] | None,
         typer.Option(help="REGEX=SUB: the module's names to those of the training checkpoint."),
@@ -57,6 +82,9 @@ def program(
         output,
         data_path=data,
         backend=backend.value,
+        quantize=quantize and quantize.value,
+        group_size=group_size,
+        embedding_bits=embedding_bits,
         rename=rename or (),
         allow_shared=allow_shared,
         allow_missing=allow_missing,
@@ -70,8 +98,14 @@ def program(
         for name, tensor in sorted(report.tensors.items())
     ]
     print_table(("constant", "dtype", "shape", "bytes"), rows)
-    for what in ("delegated", "unused", "missing"):
-        if names := getattr(report, what):
+    delegated = [name for name in report.delegated if name not in report.packed]
+    for what, names in (
+        ("packed by the delegate, switchable by this project's loader", report.packed),
+        ("delegated", delegated),
+        ("unused", report.unused),
+        ("missing", report.missing),
+    ):
+        if names:
             note(f"{what}: {', '.join(names)}")
     for group in report.shared:
         note(f"one storage: {', '.join(group)}")

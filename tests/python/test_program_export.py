@@ -227,6 +227,7 @@ def test_delegated_weights_are_listed_and_not_offered(tmp_path):
     module, path = Reused(), tmp_path / "reused.pte"
     report = export_program(module, PAIR_INPUTS, path, backend="xnnpack")
     assert report.delegated == ("first.weight", "second.weight")
+    assert set(report.packed) == {"second.weight"}
     assert report.tensors == {}
     output = load_forward(path).execute(list(PAIR_INPUTS))[0]
     torch.testing.assert_close(output, module(*PAIR_INPUTS))
@@ -254,7 +255,7 @@ def test_a_delegated_program_still_offers_what_the_delegate_leaves(tmp_path):
 @pytest.mark.parametrize("harm", ["lost", "changed"])
 def test_parameters_that_the_program_lost_or_changed_are_refused(tmp_path, monkeypatch, harm):
     module = Pair()
-    real_lower, real_read = program_module._lower, program_module.read_program_tensors
+    real_lower, real_read = program_module.lower, program_module.read_program_tensors
 
     def lower(*arguments):
         lowered = real_lower(*arguments)
@@ -266,7 +267,7 @@ def test_parameters_that_the_program_lost_or_changed_are_refused(tmp_path, monke
         found = real_read(path, **options)
         return {n: t for n, t in found.items() if harm == "changed" or n != "first.weight"}
 
-    monkeypatch.setattr(program_module, "_lower", lower)
+    monkeypatch.setattr(program_module, "lower", lower)
     monkeypatch.setattr(program_module, "read_program_tensors", read)
     with pytest.raises(ExportError, match=r"first\.weight"):
         export_program(module, PAIR_INPUTS, tmp_path / "pair.pte")
