@@ -13,7 +13,7 @@ from .masks import PAGE_BYTES, Mask
 from .native import native
 from .weights import Change, Weights, check_equal, element_bytes
 
-#: Prefetch distances of the touch roofline; a report takes the best of them.
+#: Prefetch distances of the rooflines over lines; a report takes the best of them.
 TOUCH_DISTANCES = (0, 64, 128)
 
 
@@ -46,19 +46,58 @@ def touch(weights: Weights, mask: Mask, what: str = "") -> Iterator[Arm]:
         yield arm(distance)
 
 
-def copy_touched(weights: Weights, change: Change) -> Arm:
-    """Copy the new values of each run to its place by memcpy()."""
+def read_lines(weights: Weights, mask: Mask) -> Iterator[Arm]:
+    """Read one element of each distinct cache line of a mask, ascending, and change nothing."""
+    lines = mask.lines(element_bytes(weights.dtype))
+    found: list[int] = []
+
+    def arm(distance: int) -> Arm:
+        def run() -> None:
+            found[:] = [native().read_lines(weights.flat, lines, distance)]
+
+        def check() -> None:
+            expected = np.bitwise_xor.reduce(weights.base.reshape(-1)[lines])
+            check_equal(np.array(found), np.array([int(expected)]))
+
+        return Arm(
+            f"read roofline, prefetch {distance}",
+            run,
+            role="roofline",
+            check=check,
+            counts={"lines": lines.size, "entries": mask.indices.size, "prefetch": distance},
+        )
+
+    for distance in TOUCH_DISTANCES:
+        yield arm(distance)
+
+
+def copy_touched(weights: Weights, *changes: Change) -> Arm:
+    """Copy the new values of each run to its place by memcpy(), one change after the other."""
 
     def run() -> None:
-        native().copy_runs(weights.flat, change.mask.runs, change.bits)
+        for change in changes:
+            native().copy_runs(weights.flat, change.mask.runs, change.bits)
+
+    def check() -> None:
+        expected = weights.base
+        for change in changes:
+            expected = change.applied_to(expected)
+        check_equal(weights.bits, expected)
+
+    def finish() -> None:
+        for change in changes:
+            weights.restore(change.mask)
 
     return Arm(
-        "memcpy of the touched bytes",
+        "memcpy of the touched bytes" + (" of both masks" if len(changes) > 1 else ""),
         run,
         role="roofline",
-        check=lambda: weights.check(change),
-        finish=lambda: weights.restore(change.mask),
-        counts={"bytes": change.bits.nbytes, "runs": len(change.mask.runs)},
+        check=check,
+        finish=finish,
+        counts={
+            "bytes": sum(change.bits.nbytes for change in changes),
+            "runs": sum(len(change.mask.runs) for change in changes),
+        },
     )
 
 

@@ -12,7 +12,7 @@ from shira_runtime.bench import Arm, Case, Scalar, Suite
 
 from .baselines import equal_rank, lora_arms, peft_shira, scatter_arms
 from .masks import Kind, make_mask
-from .rooflines import copy_touched, page_copies, stream, touch
+from .rooflines import copy_touched, page_copies, read_lines, stream, touch
 from .switches import Switching, kernel_arms, layout_arms
 from .weights import PAGES, Change, Weights, element_bytes
 
@@ -30,7 +30,7 @@ class _Size:
     page_count: int
 
 
-_FULL = _Size((4096, 4096), 30, 12, 256 << 20, 8192)
+_FULL = _Size((4096, 4096), 30, 20, 256 << 20, 8192)
 _QUICK = _Size((256, 192), 1, 1, 1 << 20, 16)
 
 
@@ -91,6 +91,7 @@ def _switch_case(size: _Size, kind: Kind, dtype: str, huge_pages: bool) -> Case:
         *kernel_arms(raw, changes["A"]),
         *scatter_arms(raw, changes["A"]),
         *touch(raw, changes["A"].mask),
+        *read_lines(raw, changes["A"].mask),
     ]
     if kind == "random":
         arms += touch(raw, changes["A"].mask | changes["B"].mask, " of both masks")
@@ -114,6 +115,7 @@ def _lora_case(size: _Size, dtype: str) -> Case:
         arms.append(switching.arm("switch A -> B, distinct masks", "A", "B"))
         arms.append(switching.arm("switch A -> C, shared mask", "A", "C"))
     weights = Weights(size.shape, dtype)
+    arms.append(copy_touched(Weights(size.shape, dtype), changes["A"], changes["B"]))
     rank = equal_rank(entries, size.shape)
     for each in dict.fromkeys((rank, min(_RANK, *size.shape))):
         arms += lora_arms(weights, each)

@@ -57,6 +57,18 @@ void bind_for(py::module_& module) {
       },
       py::arg("weights").noconvert(), py::arg("index").noconvert(), py::arg("distance"));
   module.def(
+      "read_lines",
+      [](const Values<T>& weights, const Values<uint32_t>& index, size_t distance) {
+        require_ascending_below(index.data(), count_of(index), weights);
+        T result = 0;
+        py::gil_scoped_release release;
+        with_distance(distance, [&](auto d) {
+          result = read_lines<T, d>(weights.data(), index.data(), index.size());
+        });
+        return result;
+      },
+      py::arg("weights").noconvert(), py::arg("index").noconvert(), py::arg("distance"));
+  module.def(
       "store_flat32",
       [](Values<T> weights, const Values<uint32_t>& index, const Values<T>& values,
          size_t distance) {
