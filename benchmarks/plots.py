@@ -60,6 +60,38 @@ def draw(cases: Mapping[str, Sequence[Record]], path: Path) -> None:
         plt.close(figure)
 
 
+def draw_trends(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], path: Path
+) -> None:
+    """Write one panel per arm, side by side on one scale, with a line for each kind of mask.
+
+    Args:
+        panels: (entries, nanoseconds for each entry) by the label of a line, by arm.
+        path: of the SVG.
+    """
+    with matplotlib.rc_context(_SETTINGS):
+        figure, row = plt.subplots(
+            1,
+            len(panels),
+            figsize=(3 * len(panels), 3),
+            layout="constrained",
+            squeeze=False,
+            sharey=True,
+        )
+        for axes, (arm, lines) in zip(row[0], panels.items(), strict=True):
+            for label, points in lines.items():
+                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.grid(linewidth=0.3)
+            axes.set_title(arm, fontsize=8)
+            axes.set_xlabel("entries")
+        row[0, 0].set_ylabel("nanoseconds for each entry")
+        row[0, 0].legend(fontsize=7)
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+        plt.close(figure)
+
+
 def _panel(axes: Axes, title: str, records: Sequence[Record]) -> None:
     ordered = sorted(records, key=lambda record: -median(record.samples))
     # One collection per role: small files.

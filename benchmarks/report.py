@@ -8,9 +8,7 @@ are stored first, each as ``docs/runs/bench_<suite>.json``.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -18,6 +16,9 @@ from shira_runtime.bench import Record, Role, RunFile
 from shira_runtime.bench.statistics import median, percentile
 
 from .doc_tables import markdown_table
+from .floors import Floor, floors
+from .groups import Group, best_rooflines, digits, groups_of
+from .summaries import size_tables, summary_tables, trends
 from .targets import TARGETS, Outcome, Target, evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +28,6 @@ RESULTS = ROOT / "docs" / "RESULTS.md"
 _MANY_CASES = 4
 """So many cases with the same arms share one table, with a line for each of them."""
 
-_FEW_VALUES = 8
 _TOO_MANY_CASES = 40
 """From so many cases on only a summary is shown, over the fields with most values."""
 
@@ -57,23 +57,6 @@ _CONTEXT_FIELDS = {
 }
 
 
-@dataclass(frozen=True)
-class _Group:
-    """The records of one case under one regime."""
-
-    case: Mapping[str, object]
-    regime: str
-    records: tuple[Record, ...]
-
-    @property
-    def title(self) -> str:
-        words = [f"{name} {value}" for name, value in self.case.items()]
-        return ", ".join([*words, self.regime])
-
-    def of(self, *roles: str) -> list[Record]:
-        return [record for record in self.records if record.role in roles]
-
-
 def stored_runs() -> dict[str, RunFile]:
     """The stored runs by suite, in the order of their names."""
     return {
@@ -86,6 +69,7 @@ def results(runs: Mapping[str, RunFile], targets: Sequence[Target] = TARGETS) ->
     """The page: targets, a section per suite, and the contexts."""
     records = [record for run in runs.values() for record in run.records]
     parts = [_HEAD, "## Targets\n", *_target_table(evaluate(targets, records))]
+    parts += _floor_table(list(floors(records)))
     for suite, run in runs.items():
         parts += [f"## {suite}\n", *_suite_section(suite, run)]
     parts += ["## Where the runs were taken\n", _context_table(runs)]
@@ -118,15 +102,30 @@ def _target_table(outcomes: Sequence[Outcome]) -> Iterator[str]:
 # --- one suite
 
 
+def _floor_table(found: Sequence[Floor]) -> Iterator[str]:
+    if not found:
+        return
+    yield "## Floors\n"
+    yield (
+        "What no program can go below on this machine, by two methods; why is in"
+        " [BENCHMARKING.md](BENCHMARKING.md), section 5.\n"
+    )
+    rows = [
+        [floor.what, floor.where, floor.asked, f"{floor.measured:.2f} x", f"{floor.reckoned:.2f} x"]
+        for floor in found
+    ]
+    yield markdown_table(["of", "case", "asked for", "measured", "from bytes and STREAM"], rows)
+
+
 def _suite_section(suite: str, run: RunFile) -> Iterator[str]:
-    groups = list(_groups(run.records))
+    groups = list(groups_of(run.records))
     about = run.context.get("run", {}).get("about")
     if about:
         yield f"{about[0].upper()}{about[1:]}. Milliseconds.\n"
     yield f"Raw samples: [runs/bench_{suite}.json](runs/bench_{suite}.json).\n"
     for alike in _alike(groups):
-        if len(alike) > _TOO_MANY_CASES:
-            yield from _summary_tables(alike)
+        if _is_swept(groups):
+            yield from summary_tables(alike)
             continue
         if len(alike) >= _MANY_CASES:
             yield from _shared_tables(alike)
@@ -135,8 +134,17 @@ def _suite_section(suite: str, run: RunFile) -> Iterator[str]:
             yield f"### {group.title}\n"
             yield _arm_table(group)
             yield from _baseline_table(group)
-    yield f"![Medians and percentiles of each arm](runs/bench_{suite}.svg)\n"
+    if _is_swept(groups):
+        yield from size_tables(groups)
+        yield f"![Time for each entry by entries](runs/bench_{suite}.svg)\n"
+    else:
+        yield f"![Medians and percentiles of each arm](runs/bench_{suite}.svg)\n"
     yield from _notes(run.records)
+
+
+def _is_swept(groups: Sequence[Group]) -> bool:
+    """Whether a table and a panel for each case would be too many to be read."""
+    return len(groups) > _TOO_MANY_CASES
 
 
 def _notes(records: Iterable[Record]) -> Iterator[str]:
@@ -148,17 +156,9 @@ def _notes(records: Iterable[Record]) -> Iterator[str]:
         yield "".join(f"- {note} ({'; '.join(names)})\n" for note, names in arms.items())
 
 
-def _groups(records: Iterable[Record]) -> Iterator[_Group]:
-    found: dict[tuple[object, ...], list[Record]] = {}
-    for record in records:
-        found.setdefault((*record.case.items(), record.regime), []).append(record)
-    for members in found.values():
-        yield _Group(members[0].case, members[0].regime, tuple(members))
-
-
-def _alike(groups: Iterable[_Group]) -> Iterator[list[_Group]]:
+def _alike(groups: Iterable[Group]) -> Iterator[list[Group]]:
     """Groups whose arms and case fields have the same names, together, in order of appearance."""
-    found: dict[tuple[object, ...], list[_Group]] = {}
+    found: dict[tuple[object, ...], list[Group]] = {}
     for group in groups:
         arms = tuple(record.arm for record in group.records)
         key = (tuple(group.case), group.case.get("what"), arms)
@@ -166,7 +166,7 @@ def _alike(groups: Iterable[_Group]) -> Iterator[list[_Group]]:
     yield from found.values()
 
 
-def _shared_tables(groups: Sequence[_Group]) -> Iterator[str]:
+def _shared_tables(groups: Sequence[Group]) -> Iterator[str]:
     """Cases with the same arms: medians and 95th percentiles, then how far from each limit."""
     case, regimes = groups[0].case, list(dict.fromkeys(group.regime for group in groups))
     varying = [name for name in case if len({str(group.case[name]) for group in groups}) > 1]
@@ -179,10 +179,10 @@ def _shared_tables(groups: Sequence[_Group]) -> Iterator[str]:
     ]
     yield f"### {', '.join(fixed + regimes[: len(regimes) == 1])}\n\nMedian (p95).\n"
     yield _across(labels, groups, lambda _, record: f"{_ms(record, 50)} ({_ms(record, 95)})")
-    limits = {id(group): _best_rooflines(group.of("roofline")) for group in groups}
+    limits = {id(group): best_rooflines(group.of("roofline")) for group in groups}
     for name in limits[id(groups[0])]:
 
-        def times_as_long(group: _Group, record: Record, name: str = name) -> str:
+        def times_as_long(group: Group, record: Record, name: str = name) -> str:
             return f"{median(record.samples) / limits[id(group)][name]:.2f}"
 
         yield f"Times as long as {name}.\n"
@@ -190,7 +190,7 @@ def _shared_tables(groups: Sequence[_Group]) -> Iterator[str]:
     stages = [
         [
             f"{record.arm}: {stage}",
-            *(_digits(median(group.records[place].stages[stage]) / 1e6) for group in groups),
+            *(digits(median(group.records[place].stages[stage]) / 1e6) for group in groups),
         ]
         for place, record in enumerate(groups[0].records)
         for stage in record.stages
@@ -200,51 +200,10 @@ def _shared_tables(groups: Sequence[_Group]) -> Iterator[str]:
         yield markdown_table(["", *labels], stages)
 
 
-def _summary_tables(groups: Sequence[_Group]) -> Iterator[str]:
-    """A line per value of the fields with few values; medians over all cases that have it."""
-    case = groups[0].case
-    values = {name: {str(group.case[name]) for group in groups} for name in case}
-    shown = [name for name in case if 1 < len(values[name]) <= _FEW_VALUES]
-    over = [name for name in case if len(values[name]) > _FEW_VALUES]
-    fixed = [f"{name} {case[name]}" for name in case if len(values[name]) == 1]
-    lines: dict[tuple[str, ...], list[_Group]] = {}
-    for group in groups:
-        lines.setdefault(tuple(str(group.case[name]) for name in shown), []).append(group)
-
-    def table(roles: Sequence[str], value: Callable[[_Group, Record], float]) -> str:
-        arms = [record.arm for record in groups[0].of(*roles)]
-        rows = []
-        for names, members in lines.items():
-            across = [[value(each, record) for record in each.of(*roles)] for each in members]
-            spreads = [
-                f"{median(column):.2f} ({min(column):.2f} to {max(column):.2f})"
-                for column in zip(*across, strict=True)
-            ]
-            rows.append([*names, str(len(members)), *spreads])
-        return markdown_table([*shown, "cases", *arms], rows)
-
-    def per_entry(group: _Group, record: Record) -> float:
-        entries = [each.counts["entries"] for each in group.records if each.counts.get("entries")]
-        return median(record.samples) / min(entries, default=1)
-
-    yield f"### {', '.join([*fixed, groups[0].regime])}\n"
-    yield f"Over all of {' and '.join(over)}: median (least to greatest).\n"
-    yield "Nanoseconds for each entry of the mask.\n"
-    yield table(get_args(Role), per_entry)
-    limits = {id(group): _best_rooflines(group.of("roofline")) for group in groups}
-    for name in limits[id(groups[0])]:
-
-        def times_as_long(group: _Group, record: Record, name: str = name) -> float:
-            return median(record.samples) / limits[id(group)][name]
-
-        yield f"Times as long as {name}.\n"
-        yield table(("shira", "baseline"), times_as_long)
-
-
 def _across(
     labels: Sequence[str],
-    groups: Sequence[_Group],
-    cell: Callable[[_Group, Record], str],
+    groups: Sequence[Group],
+    cell: Callable[[Group, Record], str],
     roles: Sequence[str] = get_args(Role),
 ) -> str:
     """A table of arms by cases; the longer of the two goes down."""
@@ -257,10 +216,10 @@ def _across(
     return markdown_table(["", *labels], rows)
 
 
-def _arm_table(group: _Group) -> str:
+def _arm_table(group: Group) -> str:
     """Every arm with its stages, and how far it is from each limit of the machine."""
     judged = group.of("shira", "baseline")
-    limits = _best_rooflines(group.of("roofline")) if judged else {}
+    limits = best_rooflines(group.of("roofline")) if judged else {}
     stages = list(dict.fromkeys(stage for record in group.records for stage in record.stages))
     counts = [
         name
@@ -278,7 +237,7 @@ def _arm_table(group: _Group) -> str:
                 _ms(record, 95),
                 *(f"{ours / limit:.2f}" for limit in limits.values()),
                 *(
-                    _digits(median(record.stages[stage]) / 1e6) if stage in record.stages else ""
+                    digits(median(record.stages[stage]) / 1e6) if stage in record.stages else ""
                     for stage in stages
                 ),
                 *(f"{record.counts[name]:,}" if name in record.counts else "" for name in counts),
@@ -288,16 +247,7 @@ def _arm_table(group: _Group) -> str:
     return markdown_table(header, rows)
 
 
-def _best_rooflines(records: Iterable[Record]) -> dict[str, float]:
-    """Medians of the limits by name; of one with several prefetch distances the best."""
-    best: dict[str, float] = {}
-    for record in records:
-        name = re.sub(r", prefetch \d+$", "", record.arm)
-        best[name] = min(best.get(name, float("inf")), median(record.samples))
-    return best
-
-
-def _baseline_table(group: _Group) -> Iterator[str]:
+def _baseline_table(group: Group) -> Iterator[str]:
     """How many times as long as each of ours each baseline takes."""
     ours, baselines = group.of("shira"), group.of("baseline")
     if not ours or not baselines:
@@ -314,14 +264,7 @@ def _baseline_table(group: _Group) -> Iterator[str]:
 
 def _ms(record: Record, percent: float) -> str:
     value = median(record.samples) if percent == 50 else percentile(record.samples, percent)
-    return _digits(value / 1e6)
-
-
-def _digits(milliseconds: float) -> str:
-    """Three digits or more."""
-    if milliseconds >= 100:
-        return f"{milliseconds:,.0f}"
-    return f"{milliseconds:.3f}" if milliseconds < 10 else f"{milliseconds:.1f}"
+    return digits(value / 1e6)
 
 
 # --- contexts
@@ -354,7 +297,7 @@ def _text(value: object) -> str:
 def plotted(run: RunFile, panels: int = 4) -> dict[str, list[Record]]:
     """What the plot of a run shows: the cases that compare most, arms by the panels' titles."""
     groups = sorted(
-        _groups(run.records),
+        groups_of(run.records),
         key=lambda group: (len({record.role for record in group.records}), len(group.records)),
         reverse=True,
     )
@@ -375,7 +318,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = stored_runs()
     RESULTS.write_text(results(runs))
     for suite, run in runs.items():
-        plots.draw(plotted(run), RUNS / f"bench_{suite}.svg")
+        path = RUNS / f"bench_{suite}.svg"
+        groups = list(groups_of(run.records))
+        if _is_swept(groups):
+            plots.draw_trends(trends(groups), path)
+        else:
+            plots.draw(plotted(run), path)
     return 0
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -29,7 +29,7 @@ class _Size:
     rounds: int
 
 
-_FULL = _Size(model_names(), None, _DENSITIES, 3)
+_FULL = _Size(model_names(), None, _DENSITIES, 5)
 _QUICK = _Size(("smollm2-135m",), 1, (_USUAL_DENSITY,), 1)
 
 
@@ -83,7 +83,9 @@ def _case(
     else:
         arms.append(copy_touched(raw, changes["A"]))
     if density == _USUAL_DENSITY and kind == "random" and dtype != "f16":
-        arms.append(strongest_lora(Weights(shape, dtype), equal_rank(first.indices.size, shape)))
+        lora = strongest_lora(Weights(shape, dtype), equal_rank(first.indices.size, shape))
+        # The rank, which differs from shape to shape, is among the counts.
+        arms.append(replace(lora, name="torch addmm_, unfuse + fuse, equal parameters"))
     fields: dict[str, Scalar] = {
         "models": models,
         "shape": f"{shape[0]}x{shape[1]}",

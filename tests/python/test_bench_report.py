@@ -182,22 +182,45 @@ def test_cases_with_the_same_arms_share_a_table(benchmarks: SimpleNamespace) -> 
     assert "| ours: store | 1.000 | 2.000 | 3.000 | 4.000 |" in page
 
 
-def test_a_sweep_is_summed_up(benchmarks: SimpleNamespace) -> None:
+def run_of_many_cases() -> tuple[Record, ...]:
     records = []
     for number in range(25):
-        for dtype in ("f32", "f16"):
-            case = {"shape": f"{number}x1", "dtype": dtype, "density": 0.01}
+        for dtype, density in (("f32", 0.01), ("f16", 0.01), ("f32", 0.02), ("f16", 0.02)):
+            if density > 0.01 and number > 3:
+                continue
+            case = {"shape": f"{number}x1", "dtype": dtype, "density": density}
             ours = (1.0 if dtype == "f32" else 3.0) + number
+            stages = {"library": (9_000_000,) * 11}
             records += [
-                record("ours", ours, case=case, counts={"entries": 1000}),
+                record("ours", ours, case=case, counts={"entries": 1000}, stages=stages),
                 record("limit", 2.0, "roofline", case),
             ]
-    page = benchmarks.report.results({"micro": RunFile({}, tuple(records))}, [])
-    assert "### density 0.01, all warm" in page
+    return tuple(records)
+
+
+def test_a_sweep_is_summed_up(benchmarks: SimpleNamespace) -> None:
+    records = run_of_many_cases()
+    page = benchmarks.report.results({"micro": RunFile({}, records)}, [])
+    assert "### all warm" in page
     assert "Over all of shape: median (least to greatest)." in page
-    assert "| f32 | 25 | 13000.00 (1000.00 to 25000.00) |" in page
-    assert "| f16 | 25 | 7.50 (1.50 to 13.50) |" in page
-    assert "17x1" not in page
+    assert "| f32 | 0.01 | 25 | 13000.00 (1000.00 to 25000.00) |" in page
+    assert "| f16 | 0.01 | 25 | 7.50 (1.50 to 13.50) |" in page
+    # f16 and f32 are as usual as each other, but one density is the most usual one
+    assert "### ours, density 0.01\n" in page
+    assert "| shape | f32 | f16 |" in page
+    assert "| 17x1 | 18.0 (9.000) | 20.0 (9.000) |" in page
+
+
+def test_a_sweep_is_plotted_by_size(benchmarks: SimpleNamespace, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from benchmarks import plots
+
+    trends = benchmarks.report.trends(list(benchmarks.report.groups_of(run_of_many_cases())))
+    assert list(trends) == ["ours"]
+    assert list(trends["ours"]) == ["f32", "f16"]
+    assert trends["ours"]["f16"][:2] == [(1000.0, 3000.0), (1000.0, 4000.0)]
+    plots.draw_trends(trends, tmp_path / "a.svg")
+    assert "nanoseconds for each entry" in (tmp_path / "a.svg").read_text()
 
 
 def test_a_plot_is_the_same_for_the_same_records(
