@@ -102,10 +102,12 @@ def _quantize_dynamic(module: nn.Module, quantize: Quantize, group_size: int) ->
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear):
             _check_groups(name, layer.in_features, group_size)
+    four_bits = torch.int4  # type: ignore[attr-defined]
+    granularity = PerGroup(group_size)
     quantize_(
         module,
         Int8DynamicActivationIntxWeightConfig(
-            weight_dtype=torch.int4, weight_granularity=PerGroup(group_size)
+            weight_dtype=four_bits, weight_granularity=granularity
         ),
     )
 
