@@ -3,7 +3,6 @@
 #include "packed/calibrate.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -61,14 +60,11 @@ class Comparison {
   }
 
  private:
-  using Sums = std::array<uint32_t, PackedLayout::kMaxBlockRows>;
-
   Result<void> block(uint32_t first_row, uint32_t lane_count) const {
-    Sums sums{};
     for (uint32_t column = 0; column < base_.column_count; column += layout_.tile_columns()) {
       const uint32_t count = std::min(layout_.tile_columns(), base_.column_count - column);
       for (uint32_t lane = 0; lane < lane_count; ++lane)
-        SHIRA_TRY(tile(first_row + lane, column, count, &sums[lane]));
+        SHIRA_TRY(tile(first_row + lane, column, count));
     }
     for (uint32_t row = first_row; row < first_row + lane_count; ++row) {
       SHIRA_TRY(scales(row));
@@ -76,10 +72,10 @@ class Comparison {
       const uint32_t bias = base_.bias ? bits(base_.bias + row * bias_bytes, bias_bytes) : 0;
       SHIRA_TRY(field("bias", row, bits(packed_ + layout_.bias(row), bias_bytes), bias));
     }
-    return layout_.has_sums() ? check_sums(first_row, lane_count, &sums) : Result<void>();
+    return layout_.has_sums() ? sums(first_row, lane_count) : Result<void>();
   }
 
-  Result<void> tile(uint32_t row, uint32_t first_column, uint32_t count, uint32_t* sum) const {
+  Result<void> tile(uint32_t row, uint32_t first_column, uint32_t count) const {
     alignas(64) uint8_t codes[PackedLayout::kTileBytes];
     alignas(64) uint8_t unpacked[PackedLayout::kTileBytes];
     layout_.read_codes(packed_, row, first_column, count, codes);
@@ -89,16 +85,6 @@ class Comparison {
       while (packed_code(row, column) == base_code(row, column)) ++column;
       return different("the code in column " + std::to_string(column), row,
                        printed(packed_code(row, column)), printed(base_code(row, column)));
-    }
-    if (layout_.has_sums()) {
-      int32_t total = 0;
-      if (layout_.is_nibbles()) {
-        for (uint32_t j = 0; j < count; ++j) total += codes[j];
-        total -= 8 * static_cast<int32_t>(count);
-      } else {
-        for (uint32_t j = 0; j < count; ++j) total += static_cast<int8_t>(codes[j]);
-      }
-      *sum += static_cast<uint32_t>(total);
     }
     return {};
   }
@@ -124,20 +110,12 @@ class Comparison {
     return {};
   }
 
-  Result<void> check_sums(uint32_t first_row, uint32_t lane_count, Sums* sums) const {
-    if (layout_.is_grouped()) {
-      std::array<uint32_t, PackedLayout::kMaxBlockRows> lanes;
-      for (uint32_t lane = 0; lane < lane_count; ++lane) lanes[lane] = lane;
-      std::array<float, PackedLayout::kMaxBlockRows> added;
-      layout_.add_up(packed_ + layout_.block_of(first_row), lanes.data(), lane_count, added.data());
-      std::memcpy(sums->data(), added.data(), sizeof(added));
-    } else {
-      const auto factor = static_cast<uint32_t>(layout_.family().sum_factor);
-      for (uint32_t& sum : *sums) sum *= factor;
-    }
+  Result<void> sums(uint32_t first_row, uint32_t lane_count) const {
+    uint32_t expected[PackedLayout::kMaxBlockRows];
+    layout_.add_up_rows(packed_, first_row, lane_count, expected);
     for (uint32_t lane = 0; lane < lane_count; ++lane) {
       const uint32_t row = first_row + lane;
-      SHIRA_TRY(field("sum", row, load<uint32_t>(packed_ + layout_.sum(row)), (*sums)[lane]));
+      SHIRA_TRY(field("sum", row, load<uint32_t>(packed_ + layout_.sum(row)), expected[lane]));
     }
     return {};
   }

@@ -209,6 +209,33 @@ void PackedLayout::read_codes(const uint8_t* packed, uint32_t row, uint32_t firs
   }
 }
 
+void PackedLayout::add_up_rows(const uint8_t* packed, uint32_t first_row, uint32_t row_count,
+                               uint32_t* sums) const {
+  if (is_grouped()) {
+    uint32_t lanes[kMaxBlockRows];
+    float added[kMaxBlockRows];
+    for (uint32_t lane = 0; lane < row_count; ++lane) lanes[lane] = lane;
+    add_up(packed + block_of(first_row), lanes, row_count, added);
+    std::memcpy(sums, added, row_count * sizeof(float));
+    return;
+  }
+  alignas(64) uint8_t codes[kTileBytes];
+  for (uint32_t row = first_row; row < first_row + row_count; ++row) {
+    int32_t sum = 0;
+    for (uint32_t column = 0; column < column_count(); column += tile_columns()) {
+      const uint32_t count = std::min(tile_columns(), column_count() - column);
+      read_codes(packed, row, column, count, codes);
+      if (is_nibbles()) {
+        for (uint32_t j = 0; j < count; ++j) sum += codes[j];
+        sum -= 8 * static_cast<int32_t>(count);
+      } else {
+        for (uint32_t j = 0; j < count; ++j) sum += static_cast<int8_t>(codes[j]);
+      }
+    }
+    *sums++ = static_cast<uint32_t>(sum) * static_cast<uint32_t>(family_->sum_factor);
+  }
+}
+
 void PackedLayout::add_up(const uint8_t* block, const uint32_t* lanes, size_t lane_count,
                           float* sums) const {
   with_piece_bytes(parameters_.piece_length, [&](auto bytes) {

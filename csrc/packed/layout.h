@@ -147,6 +147,12 @@ class PackedLayout {
   /// is_grouped(), the lanes ascend, and the thread rounds to nearest and keeps subnormals.
   void add_up(const uint8_t* block, const uint32_t* lanes, size_t lane_count, float* sums) const;
 
+  /// sums[j] = the bits that packing stores as the sum of row first_row + j, of what its codes and
+  /// scales are now. REQUIRES: has_sums(), first_row begins a block, which has the row_count rows,
+  /// and the thread rounds to nearest and keeps subnormals.
+  void add_up_rows(const uint8_t* packed, uint32_t first_row, uint32_t row_count,
+                   uint32_t* sums) const;
+
   /// "x8 nr=8 kr=4 sr=1"
   std::string describe() const;
 

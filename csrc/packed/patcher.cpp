@@ -109,9 +109,7 @@ void for_each_entry(const PackedLayout& layout, uint8_t* packed, const uint32_t*
 /// Follows a pass over the entries and brings the sums of the rows behind it up to date.
 class SumKeeper {
  public:
-  /// `saved` gets the old sums, if it is not null.
-  SumKeeper(const PackedLayout& layout, uint8_t* packed, uint32_t* saved)
-      : layout_(layout), packed_(packed), saved_(saved) {}
+  SumKeeper(const PackedLayout& layout, uint8_t* packed) : layout_(layout), packed_(packed) {}
 
   /// A code of `row` grew by `difference`.
   void changed(uint32_t row, int32_t difference) {
@@ -136,8 +134,8 @@ class SumKeeper {
   void finish_row() {
     if (row_ == kNone) return;
     if (!layout_.is_grouped()) {
-      uint32_t sum = load(row_);
-      save(sum);
+      uint32_t sum;
+      std::memcpy(&sum, packed_ + layout_.sum(row_), sizeof(sum));
       sum +=
           static_cast<uint32_t>(difference_) * static_cast<uint32_t>(layout_.family().sum_factor);
       std::memcpy(packed_ + layout_.sum(row_), &sum, sizeof(sum));
@@ -155,26 +153,13 @@ class SumKeeper {
     if (lane_count_ == 0) return;
     float sums[PackedLayout::kMaxBlockRows];
     layout_.add_up(packed_ + layout_.block_of(first_row_), lanes_, lane_count_, sums);
-    for (size_t j = 0; j < lane_count_; ++j) {
-      const uint32_t row = first_row_ + lanes_[j];
-      save(load(row));
-      std::memcpy(packed_ + layout_.sum(row), sums + j, sizeof(float));
-    }
+    for (size_t j = 0; j < lane_count_; ++j)
+      std::memcpy(packed_ + layout_.sum(first_row_ + lanes_[j]), sums + j, sizeof(float));
     lane_count_ = 0;
-  }
-
-  uint32_t load(uint32_t row) const {
-    uint32_t sum;
-    std::memcpy(&sum, packed_ + layout_.sum(row), sizeof(sum));
-    return sum;
-  }
-  void save(uint32_t sum) {
-    if (saved_ != nullptr) *saved_++ = sum;
   }
 
   const PackedLayout layout_;
   uint8_t* packed_;
-  uint32_t* saved_;
   uint32_t row_ = kNone;
   int32_t difference_ = 0;
   uint32_t first_row_ = 0;  // of the block whose touched rows are lanes_
@@ -185,7 +170,7 @@ class SumKeeper {
 /// store() and swap().
 template <typename Cell, bool kSaves>
 void exchange(const PackedLayout& layout, uint8_t* packed, const uint32_t* index, size_t count,
-              const uint8_t* values, uint8_t* old_values, uint32_t* old_sums) {
+              const uint8_t* values, uint8_t* old_values) {
   using Value = typename Cell::Value;
   const auto* from = reinterpret_cast<const Value*>(values);
   auto* to = reinterpret_cast<Value*>(old_values);
@@ -195,7 +180,7 @@ void exchange(const PackedLayout& layout, uint8_t* packed, const uint32_t* index
       Cell::write(layout, place.at, place.shift, from[j]);
     });
   }
-  SumKeeper sums(layout, packed, old_sums);
+  SumKeeper sums(layout, packed);
   for_each_entry(layout, packed, index, count, [&](size_t j, const Locator::Place& place) {
     const Value old = Cell::read(layout, place.at, place.shift);
     if (kSaves) to[j] = old;
@@ -206,17 +191,6 @@ void exchange(const PackedLayout& layout, uint8_t* packed, const uint32_t* index
 }
 
 }  // namespace
-
-size_t PackedPatcher::touched_row_count(const uint32_t* index, size_t count) const {
-  size_t row_count = 0;
-  uint64_t row_end = 0;
-  for (size_t j = 0; j < count; ++j) {
-    if (index[j] < row_end) continue;
-    row_end = (uint64_t{index[j]} / layout_.column_count() + 1) * layout_.column_count();
-    ++row_count;
-  }
-  return row_count;
-}
 
 void PackedPatcher::gather(const uint32_t* index, size_t count, uint8_t* out) const {
   with_cell(layout_, [&](auto cell) {
@@ -230,30 +204,14 @@ void PackedPatcher::gather(const uint32_t* index, size_t count, uint8_t* out) co
 
 void PackedPatcher::store(const uint32_t* index, size_t count, const uint8_t* values) {
   with_cell(layout_, [&](auto cell) {
-    exchange<decltype(cell), false>(layout_, packed_, index, count, values, nullptr, nullptr);
+    exchange<decltype(cell), false>(layout_, packed_, index, count, values, nullptr);
   });
 }
 
 void PackedPatcher::swap(const uint32_t* index, size_t count, const uint8_t* values,
-                         uint8_t* old_values, uint32_t* old_sums) {
+                         uint8_t* old_values) {
   with_cell(layout_, [&](auto cell) {
-    exchange<decltype(cell), true>(layout_, packed_, index, count, values, old_values, old_sums);
-  });
-}
-
-void PackedPatcher::restore(const uint32_t* index, size_t count, const uint8_t* old_values,
-                            const uint32_t* old_sums) {
-  with_cell(layout_, [&](auto cell) {
-    using Cell = decltype(cell);
-    const auto* from = reinterpret_cast<const typename Cell::Value*>(old_values);
-    uint32_t row = UINT32_MAX;
-    const bool has_sums = layout_.has_sums();
-    for_each_entry(layout_, packed_, index, count, [&](size_t j, const Locator::Place& place) {
-      Cell::write(layout_, place.at, place.shift, from[j]);
-      if (place.row == row || !has_sums) return;
-      row = place.row;
-      std::memcpy(packed_ + layout_.sum(row), old_sums++, sizeof(uint32_t));
-    });
+    exchange<decltype(cell), true>(layout_, packed_, index, count, values, old_values);
   });
 }
 

@@ -23,24 +23,15 @@ class PackedPatcher {
   /// the patcher.
   PackedPatcher(const PackedLayout& layout, uint8_t* packed) : layout_(layout), packed_(packed) {}
 
-  /// How many rows have entries: as many sums are saved.
-  size_t touched_row_count(const uint32_t* index, size_t count) const;
-
   /// out[j] = the code at index[j].
   void gather(const uint32_t* index, size_t count, uint8_t* out) const;
 
   /// Stores values[j] at index[j] and brings the sums of touched rows up to date.
   void store(const uint32_t* index, size_t count, const uint8_t* values);
 
-  /// store(), with what was there before in `old_values` and, one for each touched row, `old_sums`
-  /// (their bits; unused where the layout has none).
-  void swap(const uint32_t* index, size_t count, const uint8_t* values, uint8_t* old_values,
-            uint32_t* old_sums);
-
-  /// Puts back what swap() saved, codes and sums. REQUIRES: nothing else changed these rows since,
-  /// or was put back already.
-  void restore(const uint32_t* index, size_t count, const uint8_t* old_values,
-               const uint32_t* old_sums);
+  /// store(), with what was there before in `old_values`. Storing that again brings every byte
+  /// back, sums too.
+  void swap(const uint32_t* index, size_t count, const uint8_t* values, uint8_t* old_values);
 
  private:
   const PackedLayout& layout_;

@@ -21,7 +21,7 @@ using test::BuiltMatrix;
 using test::Bytes;
 using test::PackedFixture;
 
-/// A packed weight under patches: what swap() saved comes back by restore().
+/// A packed weight under patches: what swap() took out comes back by restore().
 class Patched {
  public:
   Patched(const PackedLayout& layout, Bytes packed)
@@ -30,13 +30,9 @@ class Patched {
   void swap(const std::vector<uint32_t>& index, const Bytes& values) {
     index_ = index;
     old_values_.assign(values.size(), 0xAA);
-    old_sums_.assign(patcher_.touched_row_count(index.data(), index.size()) + 1, 0xAAAAAAAA);
-    patcher_.swap(index.data(), index.size(), values.data(), old_values_.data(), old_sums_.data());
-    EXPECT_EQ(old_sums_.back(), 0xAAAAAAAA) << "more sums than touched rows";
+    patcher_.swap(index.data(), index.size(), values.data(), old_values_.data());
   }
-  void restore() {
-    patcher_.restore(index_.data(), index_.size(), old_values_.data(), old_sums_.data());
-  }
+  void restore() { store(index_, old_values_); }
   void store(const std::vector<uint32_t>& index, const Bytes& values) {
     patcher_.store(index.data(), index.size(), values.data());
   }
@@ -47,7 +43,6 @@ class Patched {
   }
 
   const Bytes& packed() const { return packed_; }
-  const Bytes& old_values() const { return old_values_; }
 
  private:
   const PackedLayout layout_;
@@ -55,7 +50,6 @@ class Patched {
   PackedPatcher patcher_;
   std::vector<uint32_t> index_;
   Bytes old_values_;
-  std::vector<uint32_t> old_sums_;
 };
 
 /// True for every bit of a real row, where packing may leave anything in the others.
@@ -210,28 +204,6 @@ TEST(PackedPatcher, SumsDoNotDriftOverManySwitches) {
     patched.store(index, originals);
     EXPECT_EQ(patched.packed(), base.packed) << family;
   }
-}
-
-// Saved sums come back as they were, not as they would be computed.
-TEST(PackedPatcher, RestoresSavedSums) {
-  const PackedLayout layout(test::family_named("xb4"), {8, 64, 4, 8, 1, 32});
-  const BuiltMatrix base = BuiltMatrix::random(layout);
-  Bytes packed = base.packed;
-  test::put<uint32_t>(&packed, layout.sum(3), 0x12345678);
-  Patched patched(layout, packed);
-  patched.swap({0, 3 * 64 + 5, 7 * 64}, {1, 2, 3});
-  EXPECT_NE(test::get<uint32_t>(patched.packed(), layout.sum(3)), 0x12345678U);
-  patched.restore();
-  EXPECT_EQ(patched.packed(), packed);
-}
-
-TEST(PackedPatcher, CountsTouchedRows) {
-  const PackedLayout layout(test::family_named("x8"), {8, 64, 4, 8, 1, 0});
-  Bytes packed(layout.size_bytes());
-  const PackedPatcher patcher(layout, packed.data());
-  const std::vector<uint32_t> index = {0, 63, 64, 200, 201, 7 * 64 + 63};
-  EXPECT_EQ(patcher.touched_row_count(index.data(), index.size()), 4U);
-  EXPECT_EQ(patcher.touched_row_count(index.data(), 0), 0U);
 }
 
 }  // namespace

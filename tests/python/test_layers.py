@@ -21,7 +21,7 @@ MAY_INCLUDE: dict[str, set[str]] = {
     "kernels": {"base"},
     "packed": {"base", "kernels"},
     "runtime": {"base", "format", "kernels"},
-    "attach": {"base", "format", "runtime"},
+    "attach": {"base", "format", "packed", "runtime"},
     "executorch": {"base", "format", "packed", "runtime", "attach"},
     "capi": {"base", "format", "kernels", "runtime", "attach", "status.def", "shira.h"},
     "python": {
