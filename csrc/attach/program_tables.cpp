@@ -15,8 +15,6 @@
 namespace shira {
 namespace {
 
-constexpr size_t kMaxTensorRank = 16;  // ExecuTorch's kTensorDimensionLimit
-
 /// schema/scalar_type.fbs: what a code means, how large an element is, and whether it is patchable.
 struct ScalarType {
   uint8_t code;
