@@ -83,7 +83,7 @@ def measure(program: Path, repeats: int = _REPEATS) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for case in CASES:
             path = Path(folder) / f"{case.name}.shb"
-            path.write_bytes(_file_of(case))
+            path.write_bytes(file_of(case))
             command = [str(program), "--json", "--repeats", str(repeats), str(path)]
             # A process for each file: one before could leave memory behind.
             done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -102,12 +102,13 @@ def measure(program: Path, repeats: int = _REPEATS) -> dict[str, Any]:
     }
 
 
-def _file_of(case: Case) -> bytes:
+def file_of(case: Case, tensor_count: int = _TENSOR_COUNT) -> bytes:
+    """A file of one kind, from a seed: so many matrices, or one as large as they are together."""
     generator = np.random.default_rng(20261122)
     tensors = []
-    tensor_count = 1 if case.has_one_tensor else _TENSOR_COUNT
-    shape = (_SHAPE[0] * _TENSOR_COUNT // tensor_count, _SHAPE[1])
-    for number in range(tensor_count):
+    part_count = 1 if case.has_one_tensor else tensor_count
+    shape = (_SHAPE[0] * tensor_count // part_count, _SHAPE[1])
+    for number in range(part_count):
         indices = _random_mask(generator, shape, case.block_length)
         deltas = 0.01 * generator.standard_normal(indices.size, np.float32)
         tensors.append(

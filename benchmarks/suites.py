@@ -8,10 +8,11 @@ from shira_runtime.bench import Suite
 from .suites_llama import llama7b
 from .suites_mapped import llama1b_mapped
 from .suites_micro import micro
+from .suites_opening import opening
 from .suites_program import program
 from .suites_sweep import sweep
 
-_MAKERS = (micro, sweep, llama7b, llama1b_mapped, program)
+_MAKERS = (micro, sweep, opening, llama7b, llama1b_mapped, program)
 
 #: Those whose names end in "-quick" take seconds: tiny shapes, few rounds. They show that every
 #: arm runs and leaves the right bytes, and measure nothing.

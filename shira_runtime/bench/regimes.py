@@ -25,6 +25,7 @@ __all__ = [
     "REGIMES",
     "SWEEP_BYTES",
     "Regime",
+    "device_of",
     "evict",
     "resident_pages",
     "sweep",
@@ -62,11 +63,12 @@ class Regime:
             files: that the arm reads.
 
         Returns:
-            Notes for the record: what could not be done.
+            Notes for the record: what could not be done, and where cold files are read from.
         """
         notes = []
         for path in files:
             if self.evicts_files:
+                notes.append(f"cold files are read from {device_of(path)}")
                 evict(path)
                 if resident_pages(path)[0] > 0:
                     notes.append(f"not cold: {path.name} could not be dropped from the page cache")
@@ -113,6 +115,28 @@ def _sweep_buffer() -> NDArray[np.int64]:
 def sweep() -> int:
     """Read `SWEEP_BYTES` of memory that no arm uses; returns their sum, which nobody needs."""
     return int(_sweep_buffer().sum())
+
+
+def device_of(path: Path) -> str:
+    """The block device that a file is on, in words, as far as the system tells.
+
+    Of a virtual one nobody inside knows what is behind it, nor whether it is in the host's memory.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    number = path.stat().st_dev
+    folder = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
+    queue = next((at / "queue" for at in (folder, folder.parent) if (at / "queue").is_dir()), None)
+    if queue is None:
+        return "a device that the system does not describe"
+    kind = "a virtual disk" if "virtio" in folder.as_posix() else "a disk"
+    turns = (queue / "rotational").read_text().strip() == "1"
+    read_ahead = (queue / "read_ahead_kb").read_text().strip()
+    return (
+        f"{kind} ({folder.name}, {'rotating' if turns else 'not rotating'}, reading {read_ahead}"
+        " KiB ahead)"
+    )
 
 
 def evict(path: Path) -> None:

@@ -266,7 +266,8 @@ def test_a_file_is_made_cold_and_warm(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(b"x" * (3 * mmap.PAGESIZE + 1))
     assert regimes.resident_pages(path) == (4, 4)
-    notes = bench.COLD_FILE.settle([path])
+    where, *notes = bench.COLD_FILE.settle([path])
+    assert where == f"cold files are read from {regimes.device_of(path)}"
     resident, total = regimes.resident_pages(path)
     assert total == 4
     # Where the file system does not let go, the record has to say so; nothing else is true.
@@ -281,7 +282,10 @@ def test_a_file_that_stays_warm_is_noted(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(regimes, "evict", lambda path: None)
     arm = bench.Arm("read", lambda: None, files=(path,))
     (kept,) = bench.run_case("suite", bench.Case({}, [arm], (bench.COLD_FILE,), rounds=2))
-    assert kept.notes == ("not cold: weights could not be dropped from the page cache",)
+    assert kept.notes == (
+        f"cold files are read from {regimes.device_of(path)}",
+        "not cold: weights could not be dropped from the page cache",
+    )
 
 
 def test_an_empty_file_has_no_pages(tmp_path: Path) -> None:
