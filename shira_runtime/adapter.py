@@ -287,7 +287,7 @@ class Adapter:
         """The tensors by name, in ascending order of the names.
 
         Each has ``shape`` (of the whole weight), ``dtype`` ("f32", "f16", "bf16", or "int8" and
-        "int4" for the codes of a quantized base, which cannot be applied), ``nnz`` (number of
+        "int4" for the codes of a quantized base), ``nnz`` (number of
         entries in the opened tiers), ``value_kind`` ("target" or "delta"), ``value_codec`` ("f16",
         "q4", ...), and as new arrays of shape (nnz,) ``indices()`` (uint32 flat row-major indices,
         ascending), ``values()`` (float32, widened exactly) and ``bits()`` (the same values in the

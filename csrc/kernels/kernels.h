@@ -64,7 +64,8 @@ using ContributeTarget = void (*)(const E* target, const E* base, float scale, s
 template <typename E>
 using ContributeDelta = void (*)(const E* delta, float scale, size_t count, float* out);
 
-/// out[j] = narrow(widen(base[j]) + contribution[j]); returns how many results are not finite.
+/// out[j] = narrow(widen(base[j]) + contribution[j]); returns how many results are not finite: of
+/// codes, how many were not before they were narrowed.
 template <typename E>
 using AddRound = size_t (*)(const E* base, const float* contribution, size_t count, E* out);
 
@@ -74,7 +75,8 @@ using ScaleTarget = size_t (*)(const E* target, const E* base, float scale, size
 template <typename E>
 using ScaleDelta = size_t (*)(const E* delta, const E* base, float scale, size_t count, E* out);
 
-/// What computes. E is float, or uint16_t for the bit patterns of f16 and bf16.
+/// What computes. E is float, uint16_t for the bit patterns of f16 and bf16, or int8_t for codes,
+/// which are narrowed to the nearest integer in their range, ties to even.
 template <typename E>
 struct MathKernels {
   using Element = E;
@@ -94,6 +96,8 @@ struct KernelTable {
   MathKernels<float> f32;
   MathKernels<uint16_t> f16;
   MathKernels<uint16_t> bf16;
+  MathKernels<int8_t> i8;  // -128 to 127
+  MathKernels<int8_t> i4;  // -8 to 7
 };
 
 }  // namespace shira::kernels

@@ -28,7 +28,7 @@ struct F32 {
   using Element = float;
   static float widen(float value) { return value; }
   static float narrow(float value) { return value; }
-  static bool is_finite(float value) {
+  static bool is_finite(float /*sum*/, float value) {
     return (bits_from_float(value) & 0x7F800000U) != 0x7F800000U;
   }
 };
@@ -37,14 +37,29 @@ struct F16 {
   using Element = uint16_t;
   static float widen(uint16_t bits) { return widen_f16(bits); }
   static uint16_t narrow(float value) { return narrow_f16(value); }
-  static bool is_finite(uint16_t bits) { return (bits & 0x7C00U) != 0x7C00U; }
+  static bool is_finite(float /*sum*/, uint16_t bits) { return (bits & 0x7C00U) != 0x7C00U; }
 };
 
 struct Bf16 {
   using Element = uint16_t;
   static float widen(uint16_t bits) { return widen_bf16(bits); }
   static uint16_t narrow(float value) { return narrow_bf16(value); }
-  static bool is_finite(uint16_t bits) { return (bits & 0x7F80U) != 0x7F80U; }
+  static bool is_finite(float /*sum*/, uint16_t bits) { return (bits & 0x7F80U) != 0x7F80U; }
+};
+
+template <int kLowest, int kHighest>
+struct Code {
+  using Element = int8_t;
+  static float widen(int8_t code) { return static_cast<float>(code); }
+  static int8_t narrow(float value) {
+    constexpr auto kLow = static_cast<float>(kLowest);
+    constexpr auto kHigh = static_cast<float>(kHighest);
+    value = value > kLow ? value : kLow;  // a NaN, too
+    value = value < kHigh ? value : kHigh;
+    constexpr float kUnit = 0x1.8p23F;  // numbers of its size are integers
+    return static_cast<int8_t>((value + kUnit) - kUnit);
+  }
+  static bool is_finite(float sum, int8_t /*code*/) { return F32::is_finite(sum, sum); }
 };
 
 template <typename Format>
@@ -58,8 +73,9 @@ struct Math {
 
   /// Stores base + step, rounded; returns 1 when that is not finite.
   static size_t add(E base, float step, E* out) {
-    *out = Format::narrow(Format::widen(base) + step);
-    return Format::is_finite(*out) ? 0 : 1;
+    const float sum = Format::widen(base) + step;
+    *out = Format::narrow(sum);
+    return Format::is_finite(sum, *out) ? 0 : 1;
   }
 
   static void contribute_target(const E* target, const E* base, float scale, size_t count,
@@ -104,6 +120,8 @@ void scalar_kernels(KernelTable* table) {
   table->f32 = Math<F32>::kKernels;
   table->f16 = Math<F16>::kKernels;
   table->bf16 = Math<Bf16>::kKernels;
+  table->i8 = Math<Code<-128, 127>>::kKernels;
+  table->i4 = Math<Code<-8, 7>>::kKernels;
 }
 
 }  // namespace shira::kernels

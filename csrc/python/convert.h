@@ -65,11 +65,11 @@ auto unlocked(Call call) {
 using Unlocked = py::call_guard<py::gil_scoped_release>;
 
 inline Dtype parse_dtype(const std::string& name) {
-  for (Dtype dtype : {Dtype::f32, Dtype::f16, Dtype::bf16}) {
+  for (Dtype dtype : {Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::i8, Dtype::i4}) {
     if (name == dtype_name(dtype)) return dtype;
   }
   raise({Status::INVALID_ARGUMENT,
-         "dtype is '" + name + "', expected f32, f16 or bf16",
+         "dtype is '" + name + "', expected f32, f16, bf16, int8 or int4",
          {},
          {},
          kNoOffset});
@@ -95,5 +95,6 @@ inline PublicKey to_key(const py::bytes& bytes) {
 }
 
 void bind_adapters(py::module_& module);  // adapters.cpp
+void bind_weights(py::module_& module);   // weights.cpp
 
 }  // namespace shira

@@ -27,7 +27,7 @@ BaseReader::BaseReader(const TensorSpec& spec, const Patch* patch)
       runs_(positions_of(patch)) {}
 
 Result<void> BaseReader::read(uint64_t offset_bytes, uint64_t size_bytes, uint8_t* out) {
-  SHIRA_TRY(access_live(spec_, [&] { copy_elements(spec_, offset_bytes, size_bytes, out); }));
+  SHIRA_TRY(access_live(spec_, [&] { read_elements(spec_, offset_bytes, size_bytes, out); }));
   // One of the two is empty.
   overlay(&entries_, offset_bytes / element_bytes_, size_bytes / element_bytes_, out);
   overlay(&runs_, offset_bytes / element_bytes_, size_bytes / element_bytes_, out);

@@ -17,10 +17,10 @@ namespace {
 
 Result<void> check_match(const AdapterTensor& source, const TensorSpec& spec,
                          const std::string& file) {
-  if (!is_float(source.dtype)) {
+  if (!is_float(source.dtype) && is_float(spec.dtype)) {
     return Error{Status::DTYPE_MISMATCH,
                  std::string("the adapter holds integer codes (") + dtype_name(source.dtype) +
-                     ") for a quantized base; only f32, f16 and bf16 weights can be switched",
+                     ") for a quantized base, the program's tensor has " + dtype_name(spec.dtype),
                  file, source.name};
   }
   if (source.dims != spec.dims) {

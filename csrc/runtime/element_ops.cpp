@@ -35,7 +35,7 @@ void with_moves(const kernels::KernelTable& kernels, Dtype dtype, Body body) {
   }
 }
 
-// Calls body(kernels that compute with this dtype); none for integers.
+// Calls body(kernels that compute with this dtype).
 template <typename Body>
 void with_math(const kernels::KernelTable& kernels, Dtype dtype, Body body) {
   switch (dtype) {
@@ -45,8 +45,10 @@ void with_math(const kernels::KernelTable& kernels, Dtype dtype, Body body) {
       return body(kernels.f16);
     case Dtype::bf16:
       return body(kernels.bf16);
-    default:
-      return;
+    case Dtype::i8:
+      return body(kernels.i8);
+    case Dtype::i4:
+      return body(kernels.i4);
   }
 }
 
@@ -156,7 +158,7 @@ void swap(const kernels::KernelTable& kernels, const TensorSpec& tensor, const I
   });
 }
 
-void copy_elements(const TensorSpec& tensor, uint64_t offset_bytes, uint64_t size_bytes,
+void read_elements(const TensorSpec& tensor, uint64_t offset_bytes, uint64_t size_bytes,
                    uint8_t* out) {
   if (!tensor.layout) {
     std::memcpy(out, tensor.data + offset_bytes, size_bytes);

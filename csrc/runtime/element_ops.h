@@ -31,7 +31,7 @@ void swap(const kernels::KernelTable& kernels, const TensorSpec& tensor, const I
 
 /// Copies elements as they would lie one behind the other: `size_bytes` of them, from
 /// `offset_bytes` on. REQUIRES: whole elements.
-void copy_elements(const TensorSpec& tensor, uint64_t offset_bytes, uint64_t size_bytes,
+void read_elements(const TensorSpec& tensor, uint64_t offset_bytes, uint64_t size_bytes,
                    uint8_t* out);
 
 /// How many of `count` elements differ in their bits.
@@ -46,8 +46,8 @@ Slice whole(const IndexList& list);
 void contribute(const kernels::KernelTable& kernels, const AdapterTensor& source, float scale,
                 const uint8_t* base, float* out);
 
-/// out[j] = base[j] + contribution[j], rounded once to `dtype`; returns how many results are not
-/// finite.
+/// out[j] = base[j] + contribution[j], rounded once to `dtype` (integers: into its range, too);
+/// returns how many sums are not finite.
 uint64_t add_round(const kernels::KernelTable& kernels, Dtype dtype, const uint8_t* base,
                    const float* contribution, uint64_t count, uint8_t* out);
 
@@ -56,7 +56,7 @@ uint64_t add_round(const kernels::KernelTable& kernels, Dtype dtype, const uint8
 uint64_t scale_values(const kernels::KernelTable& kernels, const AdapterTensor& source, float scale,
                       const uint8_t* base, uint8_t* out);
 
-/// True when the element's exponent is not all ones.
+/// False for infinities and NaN. REQUIRES: is_float(dtype).
 bool is_finite(Dtype dtype, const uint8_t* element);
 
 /// While it lives, this thread rounds to nearest and keeps subnormals, whatever the application has

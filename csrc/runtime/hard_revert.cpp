@@ -71,7 +71,7 @@ Result<void> HardRevert::compare_with_source(Standing* tensor) const {
     SHIRA_TRY(read_source(spec, offset, size_bytes, source.data()));
     SHIRA_TRY(access_live(spec, [&] {
       const uint8_t* live = spec.layout ? copy.data() : spec.data + offset;
-      if (spec.layout) copy_elements(spec, offset, size_bytes, copy.data());
+      if (spec.layout) read_elements(spec, offset, size_bytes, copy.data());
       hasher.update(live, size_bytes);
       tensor->elements_changed +=
           count_differing(live, source.data(), size_bytes, dtype_bytes(spec.dtype));

@@ -145,9 +145,11 @@ void copy_common(const IndexList& from, const uint8_t* from_values, const IndexL
   if (element_bytes == 4) {
     copy_common_elements(from, reinterpret_cast<const uint32_t*>(from_values), to,
                          reinterpret_cast<uint32_t*>(to_values));
-  } else {
+  } else if (element_bytes == 2) {
     copy_common_elements(from, reinterpret_cast<const uint16_t*>(from_values), to,
                          reinterpret_cast<uint16_t*>(to_values));
+  } else {
+    copy_common_elements(from, from_values, to, to_values);
   }
 }
 

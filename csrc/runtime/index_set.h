@@ -42,7 +42,7 @@ bool is_same_list(const IndexList& a, const IndexList& b);
 Result<IndexList> unite(const IndexList& a, const IndexList& b);
 
 /// Where the lists share positions, copies `from`'s values over `to`'s. Elements of `element_bytes`
-/// (2 or 4).
+/// (1, 2 or 4).
 void copy_common(const IndexList& from, const uint8_t* from_values, const IndexList& to,
                  uint8_t* to_values, size_t element_bytes);
 

@@ -52,12 +52,23 @@ class EffectHasher {
 };
 
 template <typename T>
-Patch::Digest digest_of_patch(const Patch& patch) {
+Patch::Digest hash_effect(const Patch& patch) {
   EffectHasher<T> hasher(patch.originals->data(), patch.values.get());
   const IndexList& list = *patch.positions->list;
   for (size_t i = 0; i < list.runs.size(); ++i) hasher.add(list.runs[i].start, list.runs[i].length);
   for (size_t i = 0; i < list.entries.size(); ++i) hasher.add(list.entries[i], 1);
   return hasher.finish();
+}
+
+Patch::Digest digest_of_patch(const Patch& patch) {
+  switch (dtype_bytes(patch.dtype)) {
+    case 4:
+      return hash_effect<uint32_t>(patch);
+    case 2:
+      return hash_effect<uint16_t>(patch);
+    default:
+      return hash_effect<uint8_t>(patch);
+  }
 }
 
 }  // namespace
@@ -84,10 +95,7 @@ const Patch* ActiveSet::find(uint32_t tensor_index) const {
 Hash128 digest_of(const std::vector<std::shared_ptr<const Patch>>& patches) {
   std::vector<const Patch*> with_effect;
   for (const auto& patch : patches) {
-    if (!patch->digest.known) {
-      patch->digest = dtype_bytes(patch->dtype) == 4 ? digest_of_patch<uint32_t>(*patch)
-                                                     : digest_of_patch<uint16_t>(*patch);
-    }
+    if (!patch->digest.known) patch->digest = digest_of_patch(*patch);
     if (patch->digest.has_effect) with_effect.push_back(patch.get());
   }
   std::sort(with_effect.begin(), with_effect.end(),

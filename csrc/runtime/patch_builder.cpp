@@ -58,12 +58,19 @@ Result<Array<float>> contribution_of(const kernels::KernelTable& kernels, const 
   return contribution;
 }
 
-Result<void> check_finite(const TensorSpec& spec, const IndexList& list, const uint8_t* values) {
+// Codes do not show that their sum was not finite, so that it is looked at again.
+Result<void> check_finite(const kernels::KernelTable& kernels, const TensorSpec& spec,
+                          const Patch& patch, const float* sum, const uint8_t* values) {
   const size_t element_bytes = dtype_bytes(spec.dtype);
-  for (uint64_t i = 0; i < list.entry_count; ++i) {
-    if (is_finite(spec.dtype, values + i * element_bytes)) continue;
+  for (uint64_t i = 0; i < patch.positions->count(); ++i) {
+    uint8_t code = 0;
+    if (is_float(spec.dtype)
+            ? is_finite(spec.dtype, values + i * element_bytes)
+            : add_round(kernels, spec.dtype, patch.originals->data() + i, sum + i, 1, &code) == 0)
+      continue;
     return Error{Status::NON_FINITE_RESULT,
-                 "the new value of flat index " + std::to_string(position_at(list, i)) +
+                 "the new value of flat index " +
+                     std::to_string(position_at(*patch.positions->list, i)) +
                      " is not a finite number in " + dtype_name(spec.dtype),
                  {},
                  spec.name};
@@ -109,7 +116,10 @@ Result<void> fill_single(const kernels::KernelTable& kernels, const TensorSpec& 
   }
   uint64_t non_finite_count = 0;
   SHIRA_ASSIGN(Bytes values, scaled_values(kernels, spec, touch, *patch, &non_finite_count));
-  if (non_finite_count > 0) return check_finite(spec, *patch->positions->list, values.data());
+  if (non_finite_count > 0) {
+    SHIRA_ASSIGN(const Array<float> contribution, contribution_of(kernels, touch));
+    SHIRA_TRY(check_finite(kernels, spec, *patch, contribution.data(), values.data()));
+  }
   own_values(patch, std::move(values));
   return {};
 }
@@ -164,7 +174,8 @@ Result<void> fill_stack(const kernels::KernelTable& kernels, const TensorSpec& s
       take_targets(list, touches[i], sums, dtype_bytes(spec.dtype), values.data());
   }
   // A target may have replaced the sum that was not finite.
-  if (non_finite_count > 0) SHIRA_TRY(check_finite(spec, list, values.data()));
+  if (non_finite_count > 0)
+    SHIRA_TRY(check_finite(kernels, spec, *patch, sums.sum.data(), values.data()));
   own_values(patch, std::move(values));
   return {};
 }

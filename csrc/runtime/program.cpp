@@ -254,6 +254,7 @@ Result<SwitchReport> Program::hard_revert() {
   Stopwatch total;
   Stopwatch stage;
   SwitchReport report;
+  const DefaultFloatMode float_mode;  // a region may have to work out what lies beside elements
   const GateWriter writer(state_->gate);
   report.wait_ns = stage.lap();
 

@@ -60,8 +60,10 @@ struct ProgramState {
 /// One tensor that verify_base() found modified.
 struct ModifiedTensor {
   std::string name;
-  uint64_t first_offset_bytes =
-      kNoOffset;        // of the first differing byte, where the source could be compared bytewise
+  /// Of the first differing byte, where the source could be compared bytewise, among the elements
+  /// as they would lie one behind the other; where only what lies beside them in memory is wrong,
+  /// of that, from the tensor's data.
+  uint64_t first_offset_bytes = kNoOffset;
   std::string adapter;  // intact, but not the base that this adapter was made for; empty otherwise
 };
 
@@ -128,8 +130,8 @@ class Program {
 
   /// Binds an adapter by exact tensor names; nothing is written. Derived masks are expanded; those
   /// of the largest base values are found by reading the base, with the active adapters looked
-  /// through. UNKNOWN_TENSOR (also when none matches), SHAPE_MISMATCH, DTYPE_MISMATCH (also for
-  /// integer codes), SHARED_STORAGE, UNVERIFIED_BASE, DUPLICATE_NAME, DETACHED, READ_ONLY,
+  /// through. UNKNOWN_TENSOR (also when none matches), SHAPE_MISMATCH, DTYPE_MISMATCH,
+  /// SHARED_STORAGE, UNVERIFIED_BASE, DUPLICATE_NAME, DETACHED, READ_ONLY,
   /// OUT_OF_MEMORY, and what require_signature() demands. Returns the name it goes by.
   Result<std::string> add_adapter(const std::shared_ptr<const Adapter>& source,
                                   const AddOptions& options);

@@ -17,7 +17,6 @@ Result<void> check_spec(const TensorSpec& spec) {
     return Error{Status::INVALID_ARGUMENT, std::move(message), {}, spec.name};
   };
   if (spec.name.empty()) return invalid("the tensor has no name");
-  if (!is_float(spec.dtype)) return invalid("the tensor's dtype is not f32, f16 or bf16");
   if (spec.dims.empty() || spec.dims.size() > kMaxRank) {
     return invalid("the tensor has rank " + std::to_string(spec.dims.size()) + ", expected 1 to " +
                    std::to_string(kMaxRank));

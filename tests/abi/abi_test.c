@@ -286,8 +286,9 @@ static void test_registration(shira_program* program, float* weights) {
         SHIRA_STATUS_INVALID_ARGUMENT);
   CHECK(shira_program_add_tensor(program, "w", (shira_dtype)7, 2, dims, weights, &error) ==
         SHIRA_STATUS_INVALID_ARGUMENT);
-  CHECK(shira_program_add_tensor(program, "w", SHIRA_DTYPE_I8, 2, dims, weights, &error) ==
-        SHIRA_STATUS_INVALID_ARGUMENT);
+  static int8_t codes[4];
+  CHECK(shira_program_add_tensor(program, "codes", SHIRA_DTYPE_I8, 2, dims, codes, &error) ==
+        SHIRA_STATUS_OK);
   CHECK(shira_program_add_tensor(program, "w", SHIRA_DTYPE_F32, 9, dims, weights, &error) ==
         SHIRA_STATUS_INVALID_ARGUMENT);
   CHECK(shira_program_add_tensor(program, "w", SHIRA_DTYPE_F32, 2, dims, weights, &error) ==

@@ -67,6 +67,26 @@ struct HalfOracle {
 using F16Oracle = HalfOracle<10, 15>;
 using Bf16Oracle = HalfOracle<7, 127>;
 
+template <int kLowest, int kHighest>
+struct CodeOracle {
+  using Element = int8_t;
+  static double widen(int8_t code) { return code; }
+  static int8_t narrow(float number) {
+    if (!(number > kLowest)) return kLowest;  // also of what is no number
+    if (number > kHighest) return kHighest;
+    int nearest = kLowest;
+    for (int code = kLowest; code <= kHighest; ++code) {
+      const float to_code = std::fabs(number - static_cast<float>(code));
+      const float to_nearest = std::fabs(number - static_cast<float>(nearest));
+      if (to_code < to_nearest || (to_code == to_nearest && code % 2 == 0)) nearest = code;
+    }
+    return static_cast<int8_t>(nearest);
+  }
+};
+
+using I8Oracle = CodeOracle<-128, 127>;
+using I4Oracle = CodeOracle<-8, 7>;
+
 float round_to_float(double value) { return static_cast<float>(value); }
 
 /// Equal bit for bit, except that any NaN stands for any other.
@@ -136,7 +156,7 @@ struct Operands {
 };
 
 /// Runs `operation`, which returns how many of `out` are not finite, and compares every element
-/// with expected(j) and with what the scalar kernel gives.
+/// with expected(j), rounded, and with what the scalar kernel gives.
 template <typename Oracle, typename Math, typename Operation, typename Expected>
 void check_elements(const Math& math, const Math& scalar_math, size_t count, size_t shift,
                     Operation operation, Expected expected) {
@@ -147,11 +167,12 @@ void check_elements(const Math& math, const Math& scalar_math, size_t count, siz
   EXPECT_EQ(operation(scalar_math, scalar_out.data()), non_finite_count);
   size_t expected_count = 0;
   for (size_t j = 0; j < count; ++j) {
-    const Element wanted = expected(j);
+    const float exact = expected(j);
+    const Element wanted = Oracle::narrow(exact);
     ASSERT_TRUE(same_element<Oracle>(out.data()[j], wanted))
         << j << ": " << out.data()[j] << " not " << wanted;
     ASSERT_TRUE(same_element<Oracle>(out.data()[j], scalar_out.data()[j])) << j;
-    expected_count += std::isfinite(Oracle::widen(wanted)) ? 0 : 1;
+    expected_count += std::isfinite(exact) && std::isfinite(Oracle::widen(wanted)) ? 0 : 1;
   }
   EXPECT_EQ(non_finite_count, expected_count);
   EXPECT_TRUE(out.guards_intact());
@@ -173,7 +194,7 @@ void check_arithmetic(const Math& math, const Math& scalar_math, size_t count, f
   };
   const auto delta_step = [&](size_t j) { return scaled(widen(in.values, j)); };
   const auto sum = [&](size_t j, float step) {
-    return Oracle::narrow(round_to_float(widen(in.base, j) + static_cast<double>(step)));
+    return round_to_float(widen(in.base, j) + static_cast<double>(step));
   };
   const auto count_non_finite = [&](const float* out) {
     size_t found = 0;
@@ -219,6 +240,8 @@ TEST_P(KernelsTest, Arithmetic) {
       check_arithmetic<F32Oracle>(table().f32, scalar().f32, count, scale);
       check_arithmetic<F16Oracle>(table().f16, scalar().f16, count, scale);
       check_arithmetic<Bf16Oracle>(table().bf16, scalar().bf16, count, scale);
+      check_arithmetic<I8Oracle>(table().i8, scalar().i8, count, scale);
+      check_arithmetic<I4Oracle>(table().i4, scalar().i4, count, scale);
       if (HasFailure()) return;
     }
   }
@@ -296,6 +319,19 @@ TEST_P(KernelsTest, KnownAnswers) {
   float contribution = 0;
   table().f32.contribute_target(&target, &zero, 1.0F + 0x1p-23F, 1, &contribution);
   EXPECT_EQ(contribution, 1.0F + 0x1p-22F);
+}
+
+TEST_P(KernelsTest, CodesRoundTiesToEvenAndStayInRange) {
+  const int8_t base[] = {0, 1, 2, -1, -2, 126, 127, -128, 6, 7, -7, -8, 5, 5};
+  const float addend[] = {0.5F, 0.5F, 0.5F, 0.5F, -0.5F, 0.5F,      0.5F,
+                          -.5F, 0.5F, 0.5F, -.5F, -.5F,  HUGE_VALF, -1e30F};
+  const int8_t of_i8[] = {0, 2, 2, 0, -2, 126, 127, -128, 6, 8, -8, -8, 127, -128};
+  const int8_t of_i4[] = {0, 2, 2, 0, -2, 7, 7, -8, 6, 7, -8, -8, 7, -8};
+  int8_t out[14];
+  EXPECT_EQ(table().i8.add_round(base, addend, 14, out), 1U);
+  for (int j = 0; j < 14; ++j) EXPECT_EQ(out[j], of_i8[j]) << j;
+  EXPECT_EQ(table().i4.add_round(base, addend, 14, out), 1U);
+  for (int j = 0; j < 14; ++j) EXPECT_EQ(out[j], of_i4[j]) << j;
 }
 
 TEST_P(KernelsTest, ArithmeticOnNothing) {

@@ -108,7 +108,7 @@ inline void set_random_mask(std::mt19937_64& random, const LiveTensor& base, dou
   const size_t numel = base.numel();
   const uint32_t columns = base.dims.back();
   const auto wanted = static_cast<uint32_t>(std::max(1.0, density * static_cast<double>(numel)));
-  tensor->codec = kCodecs[random() % 7];
+  tensor->codec = kCodecs[random() % (is_float(base.dtype) ? 7 : 6)];  // TOPK is for floats
   tensor->coded.reset();
   tensor->rice_bits = 0;
   tensor->block_length = random() % 2 == 0 ? 1 : 2 + static_cast<uint32_t>(random() % 7);
@@ -182,9 +182,10 @@ inline TensorInput tensor_of(const LiveTensor& base, ValueKind kind) {
   return input;
 }
 
-/// Random target values or deltas at random positions of one tensor.
+/// Random target values or deltas at random positions of one tensor; codes have no deltas.
 inline TensorInput random_tensor(std::mt19937_64& random, const LiveTensor& base, ValueKind kind,
                                  double density) {
+  if (!is_float(base.dtype)) kind = ValueKind::target;
   TensorInput input = tensor_of(base, kind);
   set_random_mask(random, base, density, &input);
   set_random_values(random, base, random_codec(random, base, kind), &input);
@@ -195,6 +196,7 @@ inline TensorInput random_tensor(std::mt19937_64& random, const LiveTensor& base
 /// The same in `tier_count` rows, each with at least one entry.
 inline std::vector<TensorInput> random_tiers(std::mt19937_64& random, const LiveTensor& base,
                                              ValueKind kind, double density, uint8_t tier_count) {
+  if (!is_float(base.dtype)) kind = ValueKind::target;
   std::vector<uint32_t> index = random_index(random, IndexCodec::runs, 1, base.numel(), density);
   if (index.size() < tier_count) {
     index.resize(tier_count);

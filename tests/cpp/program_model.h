@@ -15,6 +15,7 @@
 
 #include "base/dtype.h"
 #include "base/process_maps.h"
+#include "fake_layout.h"
 #include "runtime/program.h"
 #include "shb_builder.h"
 
@@ -54,16 +55,28 @@ class FakeRegion : public Region {
 };
 
 /// One base tensor: live bytes inside a larger buffer whose other bytes nobody may touch.
+/// `pristine` and live() have the elements one behind the other, also where a layout has them
+/// elsewhere.
 struct LiveTensor {
   std::string name;
   Dtype dtype = Dtype::f32;
   std::vector<uint32_t> dims;
   Bytes pristine;
   Bytes buffer;  // guard, tensor, guard
+  std::shared_ptr<FakeLayout> layout{};
 
   size_t numel() const { return pristine.size() / dtype_bytes(dtype); }
   uint8_t* data() { return buffer.data() + kGuardBytes; }
-  Bytes live() const { return Bytes(buffer.begin() + kGuardBytes, buffer.end() - kGuardBytes); }
+  Bytes live_bytes() const {
+    return Bytes(buffer.begin() + kGuardBytes, buffer.end() - kGuardBytes);
+  }
+  Bytes live() const { return layout ? layout->unpack(live_bytes().data()) : live_bytes(); }
+  /// What lies beside the elements is what packing would put there.
+  bool is_packed_right() const { return !layout || layout->pack(live()) == live_bytes(); }
+  ElementPlace place_of(size_t index) const {
+    const uint64_t offset = index * dtype_bytes(dtype);
+    return layout ? layout->place_of(static_cast<uint32_t>(index)) : ElementPlace{offset, offset};
+  }
   bool guards_intact() const {
     const auto is_guard = [](uint8_t byte) { return byte == 0xA5; };
     return std::all_of(buffer.begin(), buffer.begin() + kGuardBytes, is_guard) &&
@@ -79,14 +92,28 @@ inline LiveTensor make_tensor(std::string name, Dtype dtype, std::vector<uint32_
   return tensor;
 }
 
+/// The same elements, packed in blocks of rows.
+inline LiveTensor make_packed_tensor(std::string name, Dtype dtype, std::vector<uint32_t> dims,
+                                     const Bytes& base, uint32_t block_rows) {
+  const auto numel = static_cast<uint32_t>(base.size() / dtype_bytes(dtype));
+  const auto layout =
+      std::make_shared<FakeLayout>(dtype, numel / dims.back(), dims.back(), block_rows);
+  LiveTensor tensor = make_tensor(std::move(name), dtype, std::move(dims), layout->pack(base));
+  tensor.pristine = base;
+  tensor.layout = layout;
+  return tensor;
+}
+
 /// The live tensors of a test. Addresses stay where they are once `register_with` was called.
 struct Model {
   std::vector<LiveTensor> tensors;
   std::shared_ptr<FakeRegion> region = std::make_shared<FakeRegion>();
 
   TensorSpec spec(size_t i) {
+    if (tensors[i].layout) tensors[i].layout->bind(tensors[i].data());
     return TensorSpec{tensors[i].name,   tensors[i].dtype, tensors[i].dims,
-                      tensors[i].data(), region,           {}};
+                      tensors[i].data(), region,           {},
+                      tensors[i].layout};
   }
   void register_with(Program* program) {
     for (size_t i = 0; i < tensors.size(); ++i) {
@@ -108,6 +135,10 @@ struct Model {
     return std::all_of(tensors.begin(), tensors.end(),
                        [](const LiveTensor& t) { return t.guards_intact(); });
   }
+  bool is_packed_right() const {
+    return std::all_of(tensors.begin(), tensors.end(),
+                       [](const LiveTensor& t) { return t.is_packed_right(); });
+  }
 };
 
 /// A number near zero, sometimes -0.0, subnormal or exactly representable with ties in 16 bits.
@@ -128,7 +159,11 @@ inline float random_value(std::mt19937_64& random, Dtype dtype) {
 
 inline Bytes random_bytes(std::mt19937_64& random, Dtype dtype, size_t count) {
   std::vector<float> values(count);
-  for (float& value : values) value = random_value(random, dtype);
+  for (float& value : values) {
+    value = dtype == Dtype::i8   ? static_cast<float>(static_cast<int>(random() % 256) - 128)
+            : dtype == Dtype::i4 ? static_cast<float>(static_cast<int>(random() % 16) - 8)
+                                 : random_value(random, dtype);
+  }
   return encode_values(dtype, values);
 }
 

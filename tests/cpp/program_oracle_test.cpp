@@ -20,16 +20,20 @@ uint64_t seed() {
   return text == nullptr ? 20261121 : std::strtoull(text, nullptr, 10);
 }
 
-Model three_dtypes(std::mt19937_64& random) {
+constexpr Dtype kDtypes[] = {Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::i8, Dtype::i4};
+
+Model every_dtype(std::mt19937_64& random) {
   Model model;
   int number = 0;
-  for (const Dtype dtype : {Dtype::f32, Dtype::f16, Dtype::bf16}) {
+  for (const Dtype dtype : kDtypes) {
     for (const auto& dims : std::vector<std::vector<uint32_t>>{{23, 41}, {64, 64}, {3, 5, 7}}) {
       const size_t numel =
           dims.size() == 2 ? size_t{dims[0]} * dims[1] : size_t{dims[0]} * dims[1] * dims[2];
       model.tensors.push_back(make_tensor("layer." + std::to_string(number++), dtype, dims,
                                           random_bytes(random, dtype, numel)));
     }
+    model.tensors.push_back(make_packed_tensor("layer." + std::to_string(number++), dtype, {23, 41},
+                                               random_bytes(random, dtype, size_t{23} * 41), 3));
   }
   return model;
 }
@@ -95,7 +99,9 @@ void expect_report(const SwitchReport& report, Model* model, const Expected& old
       if ((old_state.touched[t][index] | new_state.touched[t][index]) == 0) continue;
       expected.elements_changed += std::memcmp(&old_state.bytes[t][index * width],
                                                &new_state.bytes[t][index * width], width) != 0;
-      pages.insert(reinterpret_cast<uintptr_t>(tensor.data() + index * width) / page_bytes());
+      const ElementPlace place = tensor.place_of(index);
+      for (const uint64_t offset : {place.element_offset_bytes, place.sum_offset_bytes})
+        pages.insert(reinterpret_cast<uintptr_t>(tensor.data() + offset) / page_bytes());
     }
     // Each state's positions are stored once, those of equal masks perhaps once for both.
     const auto count = [](const std::vector<uint8_t>& touched) {
@@ -123,7 +129,7 @@ TEST(ProgramOracle, ThousandsOfSwitchesEqualTheOracle) {
   SCOPED_TRACE("SHIRA_TEST_SEED=" + std::to_string(seed()));
   std::mt19937_64 random(seed());
   for (int world = 0; world < 6; ++world) {
-    Model model = three_dtypes(random);
+    Model model = every_dtype(random);
     const Adapters adapters = random_adapters(random, model, 7, world % 2 == 0 ? 0.03 : 0.4);
     Program program;
     model.register_with(&program);
@@ -160,6 +166,7 @@ TEST(ProgramOracle, ThousandsOfSwitchesEqualTheOracle) {
       if (HasFailure()) return;
     }
     ASSERT_TRUE(program.verify_base().value().modified.empty());
+    ASSERT_TRUE(model.is_packed_right());
     ASSERT_TRUE(program.switch_to({}).ok());
     ASSERT_EQ(model.live(), model.pristine());
     ASSERT_EQ(program.digest(), hash128("", 0));
@@ -222,14 +229,15 @@ constexpr int kManySwitches = 500;  // each takes many times as long
 constexpr int kManySwitches = 10000;
 #endif
 
-TEST(ProgramOracle, TenThousandSwitchesOverManyTiles) {
-  SCOPED_TRACE("SHIRA_TEST_SEED=" + std::to_string(seed()));
-  std::mt19937_64 random(seed());
-  Model model;
-  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
-    model.tensors.push_back(
-        make_tensor(dtype_name(dtype), dtype, {200, 350}, random_bytes(random, dtype, 70000)));
-  }
+/// The numbers of the model's tensors, whose packing noted it, that two threads wrote at once.
+bool have_threads_shared_a_group(Model* model) {
+  bool have_shared = false;
+  for (const LiveTensor& tensor : model->tensors)
+    have_shared |= tensor.layout && tensor.layout->was_shared_by_threads();
+  return have_shared;
+}
+
+void switch_over_many_tiles(Model model, std::mt19937_64& random, int switch_count) {
   const Adapters adapters = adapters_of_many_tiles(random, model);
   std::vector<std::vector<Member>> states = {{}};
   for (const auto& [name, adapter] : adapters) states.push_back({{name, 1}});
@@ -257,7 +265,7 @@ TEST(ProgramOracle, TenThousandSwitchesOverManyTiles) {
   add_all(adapters, &program);
   size_t state = 0;
   uint64_t epoch = 0;
-  for (int step = 0; step < kManySwitches; ++step) {
+  for (int step = 0; step < switch_count; ++step) {
     const size_t next = random() % states.size();
     if (step % 97 == 0) {
       ASSERT_TRUE(program.set_thread_count(1 + random() % 4).ok());
@@ -275,6 +283,8 @@ TEST(ProgramOracle, TenThousandSwitchesOverManyTiles) {
     const Result<SwitchReport> result = program.switch_to(states[next]);
     ASSERT_TRUE(result.ok()) << result.error().message;
     ASSERT_TRUE(model.live() == expected[next].bytes) << "from " << state << " to " << next;
+    ASSERT_TRUE(model.is_packed_right()) << "from " << state << " to " << next;
+    ASSERT_FALSE(have_threads_shared_a_group(&model)) << "from " << state << " to " << next;
     ASSERT_EQ(result.value().elements_changed, changes(state, next))
         << "from " << state << " to " << next << ", step " << step;
     epoch += changes(state, next) > 0 ? 1 : 0;
@@ -284,9 +294,32 @@ TEST(ProgramOracle, TenThousandSwitchesOverManyTiles) {
   ASSERT_TRUE(model.guards_intact());
 }
 
+TEST(ProgramOracle, TenThousandSwitchesOverManyTiles) {
+  SCOPED_TRACE("SHIRA_TEST_SEED=" + std::to_string(seed()));
+  std::mt19937_64 random(seed());
+  Model model;
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
+    model.tensors.push_back(
+        make_tensor(dtype_name(dtype), dtype, {200, 350}, random_bytes(random, dtype, 70000)));
+  }
+  switch_over_many_tiles(std::move(model), random, kManySwitches);
+}
+
+TEST(ProgramOracle, SwitchesOverManyTilesOfPackedTensors) {
+  SCOPED_TRACE("SHIRA_TEST_SEED=" + std::to_string(seed()));
+  std::mt19937_64 random(seed());
+  Model model;
+  for (const Dtype dtype : {Dtype::f32, Dtype::i8, Dtype::i4}) {
+    model.tensors.push_back(make_packed_tensor(dtype_name(dtype), dtype, {200, 351},
+                                               random_bytes(random, dtype, 70200),
+                                               dtype == Dtype::i4 ? 7 : 1));
+  }
+  switch_over_many_tiles(std::move(model), random, kManySwitches / 40);
+}
+
 TEST(ProgramOracle, TheOrderOfMembersAndOfTheirAdditionDoesNotMatter) {
   std::mt19937_64 random(7);
-  Model model = three_dtypes(random);
+  Model model = every_dtype(random);
   const Adapters adapters = random_adapters(random, model, 5, 0.5);
   const std::vector<Bytes> pristine = model.pristine();
   std::vector<Bytes> first;

@@ -23,6 +23,7 @@ namespace shira::testing {
 inline float widen(Dtype dtype, const uint8_t* element) {
   float value = 0;
   uint16_t half = 0;
+  if (!is_float(dtype)) return static_cast<int8_t>(*element);
   if (dtype == Dtype::f32) {
     std::memcpy(&value, element, 4);
     return value;
@@ -32,6 +33,12 @@ inline float widen(Dtype dtype, const uint8_t* element) {
 }
 
 inline void narrow(Dtype dtype, float value, uint8_t* element) {
+  if (!is_float(dtype)) {
+    const float lowest = dtype == Dtype::i8 ? -128.0F : -8.0F;
+    const float code = std::clamp(std::nearbyint(value), lowest, -lowest - 1);
+    *element = static_cast<uint8_t>(static_cast<int8_t>(code));
+    return;
+  }
   if (dtype == Dtype::f32) {
     std::memcpy(element, &value, 4);
     return;

@@ -66,8 +66,8 @@ typedef enum shira_dtype {
   SHIRA_DTYPE_F32 = 1,
   SHIRA_DTYPE_F16 = 2,
   SHIRA_DTYPE_BF16 = 3,
-  SHIRA_DTYPE_I8 = 4, /* codes of a quantized base: adapters for it can be read, not applied */
-  SHIRA_DTYPE_I4 = 5,
+  SHIRA_DTYPE_I8 = 4, /* codes of a quantized base */
+  SHIRA_DTYPE_I4 = 5, /* the same, -8 to 7, one byte for each */
   SHIRA_DTYPE_FORCE_32_BIT = 0x7fffffff
 } shira_dtype;
 
