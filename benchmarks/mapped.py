@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from shira_runtime import Program, _core
-from shira_runtime.bench import WrongBytes
+from shira_runtime.bench import BenchmarkError, WrongBytes
 
 from .resident import DTYPE, Layout
 from .weights import random_bits
@@ -73,8 +73,12 @@ class _Unrunnable:
         """The core watches mapped memory by itself."""
 
     def forward(self, *arguments: Any) -> Any:
-        """Never called."""
-        raise NotImplementedError
+        """There is nothing to run.
+
+        Raises:
+            BenchmarkError: always.
+        """
+        raise BenchmarkError("a .ptd file that is mapped for a benchmark has no method to run")
 
 
 class MappedModel:

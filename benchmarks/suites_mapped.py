@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +58,8 @@ def llama1b_mapped(quick: bool) -> Suite:
             yield bench.cold_case("random")
             yield bench.later_case("rows")
             yield bench.later_case("random")
+            yield bench.giving_back_case("rows")
+            yield bench.giving_back_case("random")
             bench.close()
 
     return Suite(
@@ -136,7 +138,7 @@ class _Bench:
             return {"open": opened - started, "bind": bound - opened, **stages}
 
         name = "open to ready"
-        return self._arm(name, run, self._remap, plan.digests, close=True)
+        return self._arm(name, run, self._remap, plan.digests, close=True, files=[plan.path])
 
     def _page_count(self, kind: Kind) -> int:
         self._remap()
@@ -176,6 +178,51 @@ class _Bench:
         digests = self._base if target is None else self._plans[kind, target].digests
         return self._arm(name, run, prepare, digests, close=False)
 
+    # --- giving private pages back ---
+
+    def giving_back_case(self, kind: Kind) -> Case:
+        """The two ways to the base that leave no private page behind, and the switch after them."""
+        self._remap()
+        self._add(kind, "A")
+        release = "revert A -> base, release pages"
+        hard = "hard revert A -> base"
+        again = "switch base -> A, pages given back before"
+
+        def active() -> None:
+            self._live.program.switch(None)
+            self._live.program.switch("A")
+
+        def given_back() -> None:
+            active()
+            self._live.program.hard_revert()
+
+        def revert_and_release() -> Mapping[str, int]:
+            stages = self._noted(release, self._live.program.switch(None))
+            started = time.perf_counter_ns()
+            released_bytes = self._live.program.release_pages()
+            self._counts[release]["released_bytes"] = released_bytes
+            return {**stages, "release": time.perf_counter_ns() - started}
+
+        def revert_hard() -> Mapping[str, int]:
+            return self._noted(hard, self._live.program.hard_revert())
+
+        def switch_again() -> Mapping[str, int]:
+            return self._noted(again, self._live.program.switch("A"))
+
+        digests = self._plans[kind, "A"].digests
+        arms = [
+            self._arm(release, revert_and_release, active, self._base, close=False),
+            self._arm(hard, revert_hard, active, self._base, close=False),
+            self._arm(again, switch_again, given_back, digests, close=False),
+        ]
+        return Case(
+            self._fields("giving pages back", kind),
+            arms,
+            regimes=(COLD_CACHE,),
+            rounds=self._size.first_rounds,
+            warmup_rounds=1,
+        )
+
     # --- what they share ---
 
     def _arm(
@@ -185,6 +232,7 @@ class _Bench:
         prepare: Callable[[], None],
         digests: dict[str, bytes],
         close: bool,
+        files: Sequence[Path] = (),
     ) -> Arm:
         def finish() -> None:
             # Reading smaps takes long, so it is done once, outside the clock.
@@ -200,7 +248,7 @@ class _Bench:
             renew=lambda: None,
             check=lambda: self._live.check(digests),
             finish=finish,
-            files=[self._path],
+            files=[self._path, *files],
             counts=lambda: self._counts[name],
         )
 
