@@ -73,6 +73,15 @@ struct LiveTensor {
   Bytes live() const { return layout ? layout->unpack(live_bytes().data()) : live_bytes(); }
   /// What lies beside the elements is what packing would put there.
   bool is_packed_right() const { return !layout || layout->pack(live()) == live_bytes(); }
+  /// Somebody else's store: turns the lowest bit around, and keeps what lies beside right.
+  void flip(uint32_t index) {
+    const size_t width = dtype_bytes(dtype);
+    const Bytes elements = live();
+    Bytes value(&elements[index * width], &elements[index * width] + width);
+    value[0] ^= 1;
+    if (layout) return layout->store(&index, 1, value.data());
+    std::copy(value.begin(), value.end(), data() + index * width);
+  }
   ElementPlace place_of(size_t index) const {
     const uint64_t offset = index * dtype_bytes(dtype);
     return layout ? layout->place_of(static_cast<uint32_t>(index)) : ElementPlace{offset, offset};
@@ -124,6 +133,12 @@ struct Model {
   std::vector<Bytes> live() const {
     std::vector<Bytes> bytes;
     for (const LiveTensor& tensor : tensors) bytes.push_back(tensor.live());
+    return bytes;
+  }
+  /// What is in memory, with what lies beside the elements.
+  std::vector<Bytes> live_bytes() const {
+    std::vector<Bytes> bytes;
+    for (const LiveTensor& tensor : tensors) bytes.push_back(tensor.live_bytes());
     return bytes;
   }
   std::vector<Bytes> pristine() const {

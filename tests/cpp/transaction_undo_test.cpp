@@ -12,7 +12,8 @@ namespace {
 /// From which state, with how many threads.
 using Start = std::tuple<std::vector<Member>, uint32_t>;
 
-/// Three tensors whose masks, of single entries and of runs, take many tiles and overlap a lot.
+/// Tensors whose masks, of single entries and of runs, take many tiles and overlap a lot; the last
+/// one is packed.
 class TransactionUndo : public ::testing::TestWithParam<Start> {
  protected:
   TransactionUndo() {
@@ -22,6 +23,8 @@ class TransactionUndo : public ::testing::TestWithParam<Start> {
       model_.tensors.push_back(make_tensor("w" + std::to_string(i), dtypes[i], {400, 500},
                                            random_bytes(random, dtypes[i], 200000)));
     }
+    model_.tensors.push_back(make_packed_tensor("w3", Dtype::i4, {400, 501},
+                                                random_bytes(random, Dtype::i4, 200400), 3));
     add("entries", random_input(random, IndexCodec::gaps8, 0.3));
     add("more", random_input(random, IndexCodec::gaps8, 0.4));
     add("runs", random_input(random, IndexCodec::runs, 0.05));
@@ -63,7 +66,7 @@ class TransactionUndo : public ::testing::TestWithParam<Start> {
 
   void remember() {
     before_ = program_.state();
-    live_ = model_.live();
+    live_ = model_.live_bytes();
   }
 
   void expect_refused(const std::vector<Member>& members, const std::string& tensor,
@@ -72,7 +75,7 @@ class TransactionUndo : public ::testing::TestWithParam<Start> {
     EXPECT_EQ(error.status, Status::BASE_MISMATCH) << error.message;
     EXPECT_EQ(error.tensor, tensor);
     EXPECT_NE(error.message.find(message), std::string::npos) << error.message;
-    EXPECT_TRUE(model_.live() == live_);
+    EXPECT_TRUE(model_.live_bytes() == live_);
     EXPECT_TRUE(same_state(program_.state(), before_));
     EXPECT_TRUE(model_.guards_intact());
   }
@@ -81,6 +84,7 @@ class TransactionUndo : public ::testing::TestWithParam<Start> {
     const Result<SwitchReport> result = program_.switch_to(members);
     ASSERT_TRUE(result.ok()) << result.error().message;
     EXPECT_TRUE(model_.live() == expected_state(model_, adapters_, members).bytes);
+    EXPECT_TRUE(model_.is_packed_right());
   }
 
   /// A position of `name` in tensor `t` that the active state does not touch, near `share` of them.
@@ -103,7 +107,7 @@ class TransactionUndo : public ::testing::TestWithParam<Start> {
 
 TEST_P(TransactionUndo, AFingerprintThatIsWrongInOneTensor) {
   for (const char* name : {"more", "runs"}) {
-    for (size_t t = 0; t < 3; ++t) {
+    for (size_t t = 0; t < model_.tensors.size(); ++t) {
       AdapterInput input = adapters_.at(name).input;
       input.name = std::string(name) + std::to_string(t);
       input.tensors[t].fingerprint[0] ^= 1;
@@ -142,17 +146,15 @@ TEST_P(TransactionUndo, AForeignStoreAnywhere) {
     expect_works({{name, 1}});  // its originals are saved from now on
     expect_works(std::get<0>(GetParam()));
     if (*name == 't' && !program_.active().empty()) continue;  // it touches them, too
-    for (size_t t = 0; t < 3; ++t) {
+    for (size_t t = 0; t < model_.tensors.size(); ++t) {
       for (const double share : {0.0, 0.4, 1.0}) {
         const uint32_t position = untouched_position(name, t, share);
-        uint8_t* weight =
-            model_.tensors[t].data() + position * dtype_bytes(model_.tensors[t].dtype);
-        *weight ^= 1;
+        model_.tensors[t].flip(position);
         remember();
         const std::string message = "flat index " + std::to_string(position) + ",";
         expect_refused({{name, 1}}, "w" + std::to_string(t), message);
         expect_refused({{name, -0.5F}}, "w" + std::to_string(t), message);
-        *weight ^= 1;
+        model_.tensors[t].flip(position);
       }
     }
     expect_works({{name, 1}});
