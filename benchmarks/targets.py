@@ -321,7 +321,7 @@ TARGETS = (
         "switch base -> A",
         "switch base -> A",
         1.0,
-        {"what": "switch", "dtype": "*16"},
+        {"what": "switch", "dtype": "*16", "pages": "4 KiB"},
         _COLD,
         {"dtype": "f32"},
         per_entry=True,
