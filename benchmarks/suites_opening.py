@@ -89,7 +89,7 @@ def _open_arm(path: Path, name: str, threads: int, advice: int | None = None) ->
         opened[:] = [AdapterFile.open(path, keep_content=False, threads=threads)]
 
     def check() -> None:
-        if _decoded(opened[0].adapter()) != expected:
+        if not opened or _decoded(opened[0].adapter()) != expected:
             raise WrongBytes("what was opened is not what the file has")
 
     return Arm(
