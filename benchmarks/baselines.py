@@ -7,10 +7,8 @@ compared is the exchange of adapter A for adapter B: unfuse A, fuse B. torch run
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from torch import nn
 
 from shira_runtime.bench import Arm, WrongBytes
 
+from . import lora_fusion
 from .native import native
 from .weights import Bits, Change, Weights, as_tensor, numbers
 
@@ -140,7 +139,10 @@ def strongest_lora(weights: Weights, rank: int) -> Arm:
 def _torch_arms(exchange: _Exchange) -> Iterator[Arm]:
     weight = exchange.weights.tensor
     dtype = _TORCH_DTYPES[exchange.weights.dtype]
-    factors = [tuple(torch.from_numpy(f).to(dtype) for f in pair) for pair in exchange.factors]
+    factors = [
+        (torch.from_numpy(up).to(dtype), torch.from_numpy(down).to(dtype))
+        for up, down in exchange.factors
+    ]
     stacked = [
         (
             torch.cat([factors[1 - k][0], -factors[k][0]], dim=1),
@@ -155,16 +157,13 @@ def _torch_arms(exchange: _Exchange) -> Iterator[Arm]:
         up, down = factors[1 - state]
         weight.add_(up @ down)
 
-    def addmm(state: int) -> None:
-        weight.addmm_(*factors[state], alpha=-1.0)
-        weight.addmm_(*factors[1 - state])
-
     def addmm_stacked(state: int) -> None:
         weight.addmm_(*stacked[state])
 
     # Factors are rounded to the weights' dtype first: the oracle's are not, which is within what
     # is allowed.
     yield exchange.arm("torch W += B @ A, unfuse + fuse", materialised)
+    addmm = lora_fusion.addmm_exchange([weight], [[pair] for pair in factors])
     yield exchange.arm("torch addmm_, unfuse + fuse", addmm)
     yield exchange.arm("torch addmm_, both in one product", addmm_stacked)
 
@@ -199,18 +198,16 @@ def _peft_lora(exchange: _Exchange) -> Arm:
 
     rank = exchange.rank
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=["linear"])
-    tuned = _peft_model(exchange.weights, config, config)
+    tuned = lora_fusion.peft_model(_OneLayer(exchange.weights), config, config)
     layer = tuned.base_model.model.linear
     with torch.no_grad():
-        for name, (up, down) in zip(_NAMES, exchange.factors, strict=True):
+        for name, (up, down) in zip(lora_fusion.NAMES, exchange.factors, strict=True):
             layer.lora_A[name].weight.copy_(torch.from_numpy(down))
             layer.lora_B[name].weight.copy_(torch.from_numpy(up))
-    return exchange.arm("PEFT LoRA, unmerge + merge", _peft_exchange(tuned))
+    return exchange.arm("PEFT LoRA, unmerge + merge", lora_fusion.peft_exchange(tuned))
 
 
 # --- PEFT ---
-
-_NAMES = ("first", "second")
 
 
 class _OneLayer(nn.Module):
@@ -223,31 +220,6 @@ class _OneLayer(nn.Module):
         self.linear.weight = nn.Parameter(weights.tensor, requires_grad=False)
 
 
-def _peft_model(weights: Weights, first: object, second: object) -> Any:
-    import peft
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tuned = peft.get_peft_model(_OneLayer(weights), first, adapter_name=_NAMES[0])
-        tuned.add_adapter(_NAMES[1], second)
-    return tuned
-
-
-def _peft_exchange(tuned: Any) -> Callable[[int], None]:
-    """PEFT's own path, starting with the first adapter merged."""
-    with torch.no_grad():
-        tuned.set_adapter(_NAMES[0])
-        tuned.merge_adapter()
-
-    def exchange(state: int) -> None:
-        with torch.no_grad():
-            tuned.unmerge_adapter()
-            tuned.set_adapter(_NAMES[1 - state])
-            tuned.merge_adapter()
-
-    return exchange
-
-
 def peft_shira(weights: Weights, rank: int) -> Arm:
     """PEFT's SHiRA with its random masks: unmerge + merge, which add and subtract a delta."""
     import peft
@@ -255,13 +227,13 @@ def peft_shira(weights: Weights, rank: int) -> Arm:
     configs = [
         peft.ShiraConfig(r=rank, target_modules=["linear"], random_seed=seed) for seed in (5, 6)
     ]
-    tuned = _peft_model(weights, *configs)
+    tuned = lora_fusion.peft_model(_OneLayer(weights), *configs)
     layer = tuned.base_model.model.linear
     # What torch does by default, said aloud: else it warns at every merge.
     torch.sparse.check_sparse_tensor_invariants.disable()
     generator = np.random.default_rng(7)
     fused = []
-    for name in _NAMES:
+    for name in lora_fusion.NAMES:
         values = 0.05 * generator.standard_normal(rank * sum(weights.shape)).astype(np.float32)
         with torch.no_grad():
             layer.shira_weight[name].copy_(torch.from_numpy(values))
@@ -269,9 +241,8 @@ def peft_shira(weights: Weights, rank: int) -> Arm:
         delta[tuple(layer.shira_indices[name].numpy())] = values
         fused.append(_plus(weights.base, weights.dtype, delta))
     exchange = _Exchange(weights, 0, (), (fused[0], fused[1]))
-    return exchange.arm(
-        "PEFT SHiRA, unmerge + merge", _peft_exchange(tuned), rank * sum(weights.shape)
-    )
+    run = lora_fusion.peft_exchange(tuned)
+    return exchange.arm("PEFT SHiRA, unmerge + merge", run, rank * sum(weights.shape))
 
 
 # --- torch's scatters ---

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from shira_runtime.bench import Arm, Case, Scalar, Suite, stages_of
 
 from .baselines import Factors, check_close, equal_rank, lora_factors
 from .masks import Kind
-from .native import BUILD, native
+from .native import native, scratch_folder
 from .resident import (
     DTYPE,
     INDEX,
@@ -54,9 +53,8 @@ def llama7b(quick: bool, layers: int | None = None) -> Suite:
 
     def cases() -> Iterator[Case]:
         torch.set_num_threads(1)
-        BUILD.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="llama-", dir=BUILD) as folder:
-            bench = _Bench(size, Path(folder))
+        with scratch_folder("llama") as folder:
+            bench = _Bench(size, folder)
             yield bench.fast_case()
             yield bench.slow_case()
             bench.set_pages(huge_pages=True)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from shira_runtime.bench import (
 
 from .mapped import MappedModel, write_ptd
 from .masks import Kind
-from .native import BUILD
+from .native import scratch_folder
 from .resident import DTYPE, layouts, make_plans
 from .rooflines import page_copies
 
@@ -48,10 +47,8 @@ def llama1b_mapped(quick: bool) -> Suite:
         size = _Size("llama-3.2-1b", None, True, 4, 10)
 
     def cases() -> Iterator[Case]:
-        # Beside the build, since /tmp may be memory, from which no page can be dropped.
-        BUILD.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="mapped-", dir=BUILD) as folder:
-            bench = _Bench(size, Path(folder))
+        with scratch_folder("mapped") as folder:
+            bench = _Bench(size, folder)
             yield bench.first_case("rows")
             yield bench.first_case("random")
             yield bench.cold_case("rows")

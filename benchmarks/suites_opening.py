@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from shira_runtime import Adapter, AdapterFile
 from shira_runtime.bench import COLD_CACHE, COLD_FILE, Arm, Case, Scalar, Suite, WrongBytes
 from shira_runtime.bench.record import Role
 
-from .native import BUILD
+from .native import scratch_folder
 from .open_speed import Case as FileKind
 from .open_speed import file_of
 
@@ -39,11 +38,9 @@ def opening(quick: bool) -> Suite:
     size = _Size((1,), 1) if quick else _Size((1, 32, 128), 15)
 
     def cases() -> Iterator[Case]:
-        # Beside the build, since /tmp may be memory, from which no page can be dropped.
-        BUILD.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="opening-", dir=BUILD) as folder:
+        with scratch_folder("opening") as folder:
             for tensor_count in size.tensor_counts:
-                path = Path(folder) / f"{tensor_count}.shb"
+                path = folder / f"{tensor_count}.shb"
                 path.write_bytes(file_of(FileKind("gaps8"), tensor_count))
                 yield _case(path, tensor_count, size.rounds)
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from shira_runtime.bench.record import Role
 
 from .baselines import equal_rank, lora_factors
 from .masks import make_mask
-from .native import BUILD
+from .native import scratch_folder
 from .weights import Change, adapter_content
 
 _DENSITY = 0.01
@@ -52,9 +51,8 @@ def program(quick: bool) -> Suite:
 
     def cases() -> Iterator[Case]:
         torch.set_num_threads(1)
-        BUILD.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="program-", dir=BUILD) as folder:
-            bench = _Bench(size, Path(folder))
+        with scratch_folder("program") as folder:
+            bench = _Bench(size, folder)
             yield bench.forward_case()
             yield bench.exchange_case()
 
