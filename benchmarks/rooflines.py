@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from shira_runtime.bench import Arm
+from shira_runtime.bench import Arm, WrongBytes
 
 from .masks import PAGE_BYTES, Mask
 from .native import native
@@ -56,13 +56,15 @@ def read_lines(weights: Weights, mask: Mask) -> Iterator[Arm]:
             found[:] = [native().read_lines(weights.flat, lines, distance)]
 
         def check() -> None:
-            expected = np.bitwise_xor.reduce(weights.base.reshape(-1)[lines])
-            check_equal(np.array(found), np.array([int(expected)]))
+            expected = int(np.bitwise_xor.reduce(weights.base.reshape(-1)[lines]))
+            if found != [expected]:
+                raise WrongBytes(f"what was read adds up to {found}, expected {expected:#x}")
 
         return Arm(
             f"read roofline, prefetch {distance}",
             run,
             role="roofline",
+            prepare=found.clear,
             check=check,
             counts={"lines": lines.size, "entries": mask.indices.size, "prefetch": distance},
         )
