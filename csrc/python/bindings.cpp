@@ -245,6 +245,7 @@ PYBIND11_MODULE(_core, module) {
   });
   bind_adapters(module);
   bind_program_file(module);
+  bind_weights(module);
   bind_program(module);
 }
 
