@@ -51,7 +51,8 @@ constexpr unsigned kChainInstructions = 2;
 constexpr unsigned kInstructionType = 0;
 constexpr unsigned kInstructionArguments = 1;
 constexpr uint8_t kInstructionIsKernelCall = 1;
-constexpr unsigned kKernelCallOpIndex = 0;
+constexpr uint8_t kInstructionIsDelegateCall = 2;
+constexpr unsigned kKernelCallOpIndex = 0;  // this and the next are the same of a DelegateCall
 constexpr unsigned kKernelCallArgs = 1;
 constexpr unsigned kOperatorName = 0;
 

@@ -13,6 +13,7 @@
 #include "attach/flatbuffer.h"
 #include "attach/program_schema.h"
 #include "attach/program_source.h"
+#include "attach/quantized_tables.h"
 #include "attach/weight_names.h"
 #include "attach/xnn_graph.h"
 
@@ -43,6 +44,10 @@ class WeightReader {
     SHIRA_TRY(program_.check());
     for (const auto& [place, part] : parts_) SHIRA_TRY(read_part(part));
     for (const auto& [id, methods] : other_delegates_) SHIRA_TRY(add_other_delegate(id, methods));
+    for (QuantizedTable& table : read_quantized_tables(&program_, named_data_)) {
+      SHIRA_TRY(add(std::move(table.weight), table.methods));
+    }
+    SHIRA_TRY(program_.check());
     finish_methods();
     SHIRA_ASSIGN(const WeightNames names, read_weight_names(&program_));
     SHIRA_TRY(name_weights(names, &program_, &result_.weights));

@@ -72,7 +72,8 @@ class UniqueNames {
 
 std::string name_of_key(const ProgramWeight& weight) {
   if (!weight.key.empty()) return "xnnpack:" + weight.key.substr(0, kShownKeyDigits);
-  return "xnnpack@" + std::to_string(weight.codes.range.offset_bytes);
+  const char* kind = weight.storage == WeightStorage::packed ? "xnnpack@" : "constant@";
+  return kind + std::to_string(weight.codes.range.offset_bytes);
 }
 
 /// Weights [begin, end) of the list have one key.
@@ -84,6 +85,13 @@ void mark_shared(std::vector<ProgramWeight>* weights, size_t begin, size_t end, 
       weight.why_not = "XNNPACK packs equal codes once, and " + weight.shares_storage_with +
                        " has the same with another scale, bias or use";
     }
+  }
+}
+
+void mark_ambiguous(ProgramWeight* first, ProgramWeight* second) {
+  for (ProgramWeight* weight : {first, second}) {
+    if (weight->why_not.empty())
+      weight->why_not = "the program gives this name to different weights";
   }
 }
 
@@ -126,6 +134,7 @@ Result<void> name_weights(const WeightNames& names, ProgramSource* program,
                    [](const auto& a, const auto& b) { return a.key < b.key; });
   std::vector<ProgramWeight> named;
   UniqueNames unique;
+  std::map<std::string, size_t> first_of_name;  // of those that the program gives
   for (size_t i = 0; i < weights->size();) {
     const size_t first = named.size();
     const std::string key = (*weights)[i].key;
@@ -133,10 +142,12 @@ Result<void> name_weights(const WeightNames& names, ProgramSource* program,
     KeyNames own(names, key);
     for (; i < weights->size() && (*weights)[i].key == key; ++i, ++distinct) {
       ProgramWeight& weight = (*weights)[i];
-      if (weight.name.empty())
-        weight.name = !key.empty() && !own.empty() ? own.take() : name_of_key(weight);
-      weight.name = unique.add(std::move(weight.name));
+      if (weight.name.empty() && !key.empty() && !own.empty()) weight.name = own.take();
+      const std::string given = weight.name;
+      weight.name = unique.add(given.empty() ? name_of_key(weight) : given);
       named.push_back(std::move(weight));
+      const auto [other, is_new] = first_of_name.emplace(given, named.size() - 1);
+      if (!given.empty() && !is_new) mark_ambiguous(&named[other->second], &named.back());
     }
     while (!key.empty() && !own.empty()) {
       if (!program->buffer().pay(program->root().position(), kCopyCostBytes))
