@@ -4,26 +4,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .assemble import CodingSettings, alternatives, assemble, reference_notes, value_notes
 from .base import Base
 from .checkpoint import read_checkpoint
+from .choose_entries import check_density, choose_entries
 from .collect import CollectSettings, Progress, collect
 from .compute import ComputedTensor, ComputeSettings
 from .dtypes import FLOAT_TYPES
 from .encode_index import INDEX_CHOICES
 from .encode_values import DEFAULT_GROUP
 from .errors import ExportError
-from .image import IndexCodec
+from .image import DERIVED_CODECS, IndexCodec
 from .metadata import adapter_metadata
 from .names import Renames
 from .output import check_output, write_output
 from .reference import open_source
 from .report import ExportReport, tensor_report
 from .shapes import check_shape
+from .snap import SnapReport, finish_snapping, snap_summary
 from .tiers import check_shares
 from .values import VALUE_CHOICES, check_group
 
@@ -33,6 +38,7 @@ def export_adapter(
     output: str | Path,
     *,
     base: str | Path | None = None,
+    trained_on: str | Path | None = None,
     dtype: str | None = None,
     values: str | None = None,
     group: int = DEFAULT_GROUP,
@@ -42,6 +48,8 @@ def export_adapter(
     tiers: Sequence[float] = (1.0,),
     budget_bytes: int | None = None,
     scale: float = 1.0,
+    density: float | None = None,
+    grid_aware: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
     renames: Renames = (),
     max_density: float = 0.5,
@@ -60,7 +68,12 @@ def export_adapter(
             fine-tuned checkpoint, which needs `base`.
         output: the .shb file to write.
         base: a Hugging Face folder, a checkpoint file, or the .pte or .ptd program. With it the
-            file is bound by fingerprints; without it, it holds deltas ("unbound").
+            file is bound by fingerprints; without it, it holds deltas ("unbound"). Trained values
+            of a program's quantized weights are rounded to the nearest codes; entries that change
+            no code are dropped, unless `index_from` or a derived `index` fixes the positions.
+        trained_on: the float model that training began with, for quantized weights: they become
+            what quantizing the trained model with the base's scales would make of them. Without it,
+            deltas count from the base's own weights. For bases that were quantized by rounding.
         dtype: "f32", "f16" or "bf16". With a base: convert its tensors first. Without: the type of
             the base tensors that the adapter is meant for, f32 if not given.
         values: "target" for finished weights in the base's type, the default with a base; or the
@@ -75,6 +88,10 @@ def export_adapter(
         budget_bytes: largest size of the file; the codec of each tensor is then chosen for the
             least squared error of the deltas.
         scale: strength (the paper's alpha) baked into the values, as PEFT does not save it.
+        density: keep so many entries, as a share of the weights in all tensors: those of the
+            largest deltas.
+        grid_aware: with a density: keep the entries that take most off the squared error of the
+            weights against the trained ones, as they are on the grid of a quantized base.
         shapes: name -> shape, for unbound adapters whose checkpoint has none.
         renames: (regular expression, replacement) applied to each name of the checkpoint first.
         max_density: refuse a fine-tuned checkpoint that changed a larger share of all weights.
@@ -99,6 +116,9 @@ def export_adapter(
     base_path = None if base is None else Path(base)
     _check_choices(dtype, values, index, index_from is not None, scale, base is not None)
     _check_codings(group, tiers, budget_bytes, values)
+    check_density(density, grid_aware)
+    if trained_on is not None and base_path is None:
+        raise ValueError("trained_on is for a base of integer codes, and none was given")
     check_output(output, force)
     coding = CodingSettings(
         values=values or ("f32" if base is None else "target"),
@@ -114,18 +134,39 @@ def export_adapter(
         checkpoint,
         opened_base,
         CollectSettings(
-            compute=ComputeSettings(scale, checkpoint.config, _seed(mask_seed, checkpoint.config)),
+            compute=ComputeSettings(
+                scale,
+                checkpoint.config,
+                _seed(mask_seed, checkpoint.config),
+                None if trained_on is None else _reader_of_start(Path(trained_on), renames),
+            ),
             dtype=dtype,
             renames=renames,
             shapes={n: check_shape(s, f"shape of {n}") for n, s in (shapes or {}).items()},
-            max_density=max_density,
+            max_density=max_density if density is None else None,
             allow_skipped=allow_skipped,
             progress=progress or (lambda name, done, total: None),
         ),
     )
+    computed = collected.computed
+    if density is not None:
+        computed = choose_entries(computed, density, grid_aware)
+    is_mask_fixed = index_from is not None or index in {
+        codec.name.lower() for codec in DERIVED_CODECS
+    }
+    computed, snapped = finish_snapping(computed, is_mask_fixed)
+    if budget_bytes is not None and snapped:
+        raise ExportError(
+            f"{base_path}: tensor {snapped[0].name} has integer codes, and a budget chooses codecs"
+            " of deltas only"
+        )
+    if not computed:
+        raise ExportError(f"{source}: no entry changes a code of {base_path} at scale {scale:g}")
     adapter_name = name or output.stem
     metadata = adapter_metadata(checkpoint, base_path, license_name, description)
-    parts, built = assemble(collected.computed, adapter_name, metadata, coding)
+    if snapped:
+        metadata["snapped"] = snap_summary(snapped, grid_aware)
+    parts, built = assemble(computed, adapter_name, metadata, coding)
     if all(part.stored.no_op_count == part.tensor.indices.size for part in parts):
         raise ExportError(
             f"{source}: no entry changes a weight at scale {scale:g}, so the adapter would do"
@@ -156,10 +197,37 @@ def export_adapter(
             *value_notes(parts),
             *reference_notes(coding),
             *_seed_notes(mask_seed, collected.computed),
+            *_snap_notes(snapped, values),
         ),
         metadata=metadata,
         value_alternatives=alternatives(parts, built, group) if explain_size else (),
+        snapped=tuple(snapped),
     )
+
+
+def _reader_of_start(path: Path, renames: Renames) -> Callable[[str, str], NDArray[np.float32]]:
+    """Give a function that reads what training began with, by the checkpoint's names."""
+    model = Base(path, "f32")
+    matcher = model.matcher(renames)
+
+    def read(source: str, where: str) -> NDArray[np.float32]:
+        match = matcher.match(source, where)
+        if match is None:
+            raise ExportError(f"{where}: no such tensor in {path}, which it was trained on")
+        return model.values(match.target).reshape(model.tensors[match.target].shape)
+
+    return read
+
+
+def _snap_notes(snapped: Sequence[SnapReport], values: str | None) -> list[str]:
+    notes = []
+    if snapped and values not in (None, "target"):
+        notes.append("tensors of integer codes hold codes, whatever --values says of deltas")
+    gone = [report.name for report in snapped if report.changed_count == 0]
+    if gone:
+        shown = ", ".join(gone[:3]) + (", ..." if len(gone) > 3 else "")
+        notes.append(f"{len(gone)} tensors vanished: no entry of theirs changes a code ({shown})")
+    return notes
 
 
 def _seed(mask_seed: int | None, config: Mapping[str, Any]) -> int | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The base that an adapter is bound to: its values in the deployed dtype, and their hashes."""
+"""The base that an adapter is bound to: its values in the deployed type, and their hashes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from .dtypes import FLOAT_TYPES, convert
 from .errors import ExportError
+from .grid import Grid
 from .names import NameMatcher, Renames
 from .program_file import read_name_map, read_program_tensors, shared_storage
+from .program_weights import DelegatedWeight, read_program_weights
 from .tensor_files import file_kind, open_tensors
 
 
@@ -41,6 +43,7 @@ class Base:
         self._dtype = dtype
         self._name_map: dict[str, str] = {}
         self._unchangeable: dict[str, str] = {}
+        self._delegated: dict[str, DelegatedWeight] = {}
         if self.is_program:
             self._read_program()
 
@@ -53,6 +56,14 @@ class Base:
                 other = next(other for other in group if other != name)
                 other = other if other in self.tensors else "a constant without a name"
                 self._unchangeable[name] = f"it shares its bytes with {other}, so both would change"
+
+        self._delegated = read_program_weights(self.path)
+        for name, weight in self._delegated.items():
+            self.tensors[name] = weight.tensor
+            # The constant itself, bytes of codes, is what no adapter could change.
+            self._unchangeable.pop(name, None)
+            if weight.why_not:
+                self._unchangeable[name] = weight.why_not
 
     def matcher(self, renames: Renames) -> NameMatcher:
         """Make the matcher of a checkpoint's names with this base's."""
@@ -69,6 +80,15 @@ class Base:
             raise ExportError(
                 f"{self.tensors[name].where}: cannot be changed: {self._unchangeable[name]}"
             )
+
+    def grid(self, name: str) -> Grid | None:
+        """Read the codes and scales of a quantized tensor; None if it is not quantized.
+
+        Raises:
+            ExportError: the grid is none that an adapter can be made for.
+        """
+        weight = self._delegated.get(name)
+        return weight.grid() if weight is not None and weight.is_quantized else None
 
     def deployed_dtype(self, name: str) -> str:
         """Give the type that the tensor has where the adapter will be applied.

@@ -62,7 +62,17 @@ def export_command(
         Path | None,
         typer.Option(
             help="What the adapter will change: a Hugging Face folder, a checkpoint, or a .pte or"
-            " .ptd program. The file then holds fingerprints of the base.",
+            " .ptd program. The file then holds fingerprints of the base. For a program's quantized"
+            " weights it holds integer codes, the nearest to the trained weights.",
+        ),
+    ] = None,
+    trained_on: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL",
+            help="The float model that training began with, for a quantized --base: its weights"
+            " become what quantizing the trained model with the base's scales would make of them."
+            " Without it, deltas count from the base's own weights.",
         ),
     ] = None,
     dtype: Annotated[
@@ -131,6 +141,24 @@ def export_command(
             " first with a quarter of all entries. For a .shb file: keep its first N tiers.",
         ),
     ] = None,
+    density: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=_SIZE,
+            help="Keep so many entries, as a share of the weights in all tensors: those of the"
+            " largest deltas. 0.01 is 1 %.",
+        ),
+    ] = None,
+    grid_aware: Annotated[
+        bool,
+        typer.Option(
+            "--grid-aware",
+            rich_help_panel=_SIZE,
+            help="With --density and a quantized --base: keep the entries that take most off the"
+            " squared error against the trained weights, once they are rounded to codes. The source"
+            " should hold more entries than are kept, such as a fine-tuned checkpoint.",
+        ),
+    ] = False,
     budget_kib: Annotated[
         float | None,
         typer.Option(
@@ -233,6 +261,7 @@ def export_command(
             source,
             output,
             base=base,
+            trained_on=trained_on,
             dtype=dtype,
             values=values,
             group=group,
@@ -242,6 +271,8 @@ def export_command(
             tiers=(1.0,) if tiers is None else parse_shares(tiers),
             budget_bytes=_budget_bytes(budget_kib),
             scale=scale,
+            density=density,
+            grid_aware=grid_aware,
             shapes=parse_shapes(shapes or ()),
             renames=[_parse_rename(argument) for argument in rename or ()],
             max_density=max_density,

@@ -31,7 +31,7 @@ class CollectSettings:
     dtype: str | None
     renames: Renames
     shapes: Mapping[str, Shape]
-    max_density: float
+    max_density: float | None
     allow_skipped: bool
     progress: Progress
 
@@ -151,9 +151,9 @@ def _compare_dense(
             result.skipped.append(Skipped(match.source, reason))
         settings.progress(match.target, done, len(result.matches))
     entry_count = sum(c.indices.size for c in result.computed)
-    if entry_count == 0:
+    if entry_count == 0 and not any(c.snap for c in result.computed):
         raise ExportError(f"{checkpoint.path}: no value differs from {base.path}")
-    if entry_count > settings.max_density * element_count:
+    if settings.max_density is not None and entry_count > settings.max_density * element_count:
         tuned_types = sorted({c.source_dtype for c in result.computed})
         base_types = sorted({c.dtype for c in result.computed})
         raise ExportError(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,9 +15,14 @@ from .derive import Derivation, SeedSource, derive
 from .dtypes import FLOAT_TYPES, bits, convert, is_finite, short_name
 from .entries import RawEntries, flatten_entries
 from .errors import ExportError
+from .grid import Grid
 from .names import NameMatch
 from .shapes import Shape
+from .snap import Snap
 from .tensor_files import StoredTensor
+
+# How much of a dense tensor is worked on at a time.
+_CHUNK_ELEMENTS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,11 @@ class ComputedTensor:
         shape: of the tensor.
         indices: (nnz,) strictly increasing flat indices.
         deltas: (nnz,) float32 differences to the base, times the scale.
-        before: (nnz,) base values in `dtype`; None without a base.
-        targets: (nnz,) finished weights in `dtype`; None without a base.
+        before: (nnz,) base values in `dtype`, int8 for codes; None without a base.
+        targets: (nnz,) finished weights in `dtype`, int8 for codes; None without a base.
         base_digest: of the whole base tensor; None without a base.
         derivation: the rules that give the same mask.
+        snap: of a tensor of integer codes, how its weights met the grid; else None.
     """
 
     name: str
@@ -51,6 +57,7 @@ class ComputedTensor:
     targets: NDArray[Any] | None = None
     base_digest: bytes | None = None
     derivation: Derivation = field(default_factory=Derivation)
+    snap: Snap | None = None
 
     def fingerprint(self) -> bytes | None:
         """Give the hash of the base values at all entries; None without a base."""
@@ -65,6 +72,7 @@ class ComputedTensor:
             before=None if self.before is None else self.before[chosen],
             targets=None if self.targets is None else self.targets[chosen],
             derivation=Derivation(),
+            snap=None if self.snap is None else self.snap.select(chosen),
         )
 
 
@@ -76,11 +84,14 @@ class ComputeSettings:
         scale: multiplies every delta.
         config: of PEFT; knows how many entries a tensor has.
         random_seed: the adapter's number from which random masks may have been drawn, if known.
+        trained_on: gives, for a tensor of the checkpoint and what to call it in messages, the
+            float32 weights that training began with; None if they are those of the base.
     """
 
     scale: float
     config: Mapping[str, Any]
     random_seed: int | None
+    trained_on: Callable[[str, str], NDArray[np.float32]] | None = None
 
 
 def add_to_base(
@@ -107,6 +118,8 @@ def add_to_base(
                 f"{raw.where}: has shape {known} in {what} and {shape} in {base.path}"
             )
     indices, deltas = _scaled_entries(raw, shape, settings)
+    if (grid := base.grid(name)) is not None:
+        return snap_entries(raw, name, grid, indices, deltas, settings)
     whole = base.values(name)
     before = whole[indices]
     with np.errstate(over="ignore", invalid="ignore"):
@@ -166,10 +179,15 @@ def compare_tuned(
     Raises:
         ExportError: a differing tensor cannot be changed, or a differing value is not finite.
     """
-    whole = base.values(match.target)
     tuned = stored.read().reshape(-1)
     if short_name(tuned.dtype) not in (*FLOAT_TYPES, "float64"):
         raise ExportError(f"{stored.where}: has type {stored.dtype}, expected floating point")
+    if (grid := base.grid(match.target)) is not None:
+        snapped = snap_dense(match, stored, tuned, grid, settings)
+        if snapped is not None:
+            base.check_changeable(match.target)
+        return snapped
+    whole = base.values(match.target)
     if settings.scale != 1.0:
         widened = whole.astype(np.float32)
         change = convert(tuned, "f32", stored.where) - widened
@@ -197,6 +215,109 @@ def compare_tuned(
         base_digest=xxh3_128(whole),
         derivation=_derive(indices, match.target, base, whole, settings),
     )
+
+
+def snap_entries(
+    raw: RawEntries,
+    name: str,
+    grid: Grid,
+    indices: NDArray[np.int64],
+    deltas: NDArray[np.float32],
+    settings: ComputeSettings,
+) -> ComputedTensor:
+    """Add deltas to the weights of a quantized tensor, or to those that they were trained on.
+
+    Raises:
+        ExportError: a trained weight is not finite, or there are no weights of that shape.
+    """
+    base = grid.weights_at(indices)
+    start = _trained_on(raw.name, raw.where, grid, settings)
+    weights = (base if start is None else start[indices].astype(np.float64)) + deltas
+    check_finite(weights, indices, raw.where)
+    codes, is_clipped = grid.nearest(weights, indices)
+    return ComputedTensor(
+        name=name,
+        source=raw.name,
+        where=raw.where,
+        source_dtype=short_name(raw.values.dtype),
+        dtype=grid.dtype,
+        shape=grid.codes.shape,
+        indices=indices,
+        deltas=(weights - base).astype(np.float32),
+        before=grid.codes.reshape(-1)[indices],
+        targets=codes,
+        base_digest=xxh3_128(grid.codes),
+        derivation=derive(indices, grid.codes.shape, None, SeedSource(settings.random_seed)),
+        snap=Snap(grid.steps_at(indices), is_clipped, indices.size),
+    )
+
+
+def snap_dense(
+    match: NameMatch,
+    stored: StoredTensor,
+    tuned: NDArray[Any],
+    grid: Grid,
+    settings: ComputeSettings,
+) -> ComputedTensor | None:
+    """Make entries of the values of a fine-tuned tensor whose code is not the base's.
+
+    Where the weights are known that training began with, only those that it changed count.
+
+    Returns:
+        None if training changed nothing.
+
+    Raises:
+        ExportError: a trained weight is not finite, or there are no weights of that shape.
+    """
+    start = _trained_on(match.source, stored.where, grid, settings)
+    base_codes = grid.codes.reshape(-1)
+    parts: list[tuple[NDArray[Any], ...]] = []
+    changed_count, left_out_squared = 0, 0.0
+    for first in range(0, tuned.size, _CHUNK_ELEMENTS):
+        indices = np.arange(first, min(first + _CHUNK_ELEMENTS, tuned.size))
+        base = grid.weights_at(indices)
+        begin = base if start is None else start[indices].astype(np.float64)
+        change = tuned[indices].astype(np.float64) - begin
+        check_finite(change, indices, stored.where)
+        weights = begin + change * settings.scale
+        codes, is_clipped = grid.nearest(weights, indices)
+        trained = np.square(weights - base) * (change != 0)
+        is_entry = (codes != base_codes[indices]) & (change != 0)
+        changed_count += int(np.count_nonzero(change))
+        left_out_squared += float(trained[~is_entry].sum())
+        kept = (indices, weights - base, codes, grid.steps_at(indices), is_clipped)
+        parts.append(tuple(array[is_entry] for array in kept))
+    if changed_count == 0:
+        return None
+    indices, deltas, codes, steps, is_clipped = map(np.concatenate, zip(*parts, strict=True))
+    return ComputedTensor(
+        name=match.target,
+        source=match.source,
+        where=stored.where,
+        source_dtype=short_name(stored.dtype),
+        dtype=grid.dtype,
+        shape=stored.shape,
+        indices=indices,
+        deltas=deltas.astype(np.float32),
+        before=base_codes[indices],
+        targets=codes,
+        base_digest=xxh3_128(grid.codes),
+        snap=Snap(steps, is_clipped, changed_count, left_out_squared),
+    )
+
+
+def _trained_on(
+    source: str, where: str, grid: Grid, settings: ComputeSettings
+) -> NDArray[np.float32] | None:
+    if settings.trained_on is None:
+        return None
+    weights = settings.trained_on(source, where)
+    if weights.shape != grid.codes.shape:
+        raise ExportError(
+            f"{where}: was trained on a weight of shape {weights.shape}, in the program it has"
+            f" {grid.codes.shape}"
+        )
+    return weights.reshape(-1)
 
 
 def check_finite(values: NDArray[Any], indices: NDArray[np.int64], where: str) -> None:

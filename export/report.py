@@ -13,6 +13,7 @@ from .encode_index import all_codings
 from .image import IndexCodec, IndexStream
 from .names import NameMatch
 from .sizes import PEFT_BYTES_PER_ENTRY, mask_bits
+from .snap import SnapReport
 from .tiers import TierPart
 from .values import StoredValues
 
@@ -110,6 +111,8 @@ class ExportReport:
         notes: what a user should know, a sentence each.
         metadata: as written into the file.
         value_alternatives: the choices of codecs for values, if they were asked for.
+        snapped: what became of tensors with integer codes, by name; those that vanished as a
+            whole are in no other list.
     """
 
     output: Path
@@ -127,6 +130,7 @@ class ExportReport:
     notes: tuple[str, ...]
     metadata: dict[str, Any]
     value_alternatives: tuple[ValueAlternative, ...] = ()
+    snapped: tuple[SnapReport, ...] = ()
 
     def __repr__(self) -> str:
         # The fields of a large adapter would fill pages.
@@ -206,6 +210,7 @@ class ExportReport:
                 for tensor in self.tensors
             ],
             "value_alternatives": [asdict(alternative) for alternative in self.value_alternatives],
+            "snapped": [asdict(report) for report in self.snapped],
             "names": [asdict(match) for match in self.matches],
             "skipped": [asdict(skipped) for skipped in self.skipped],
             "unchanged_count": self.unchanged_count,

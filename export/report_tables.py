@@ -13,13 +13,17 @@ from rich.text import Text
 from .image import IndexCodec
 from .report import ExportReport, TensorReport
 from .sizes import PEFT_BYTES_PER_ENTRY
+from .snap import total_error
 
 _SHOWN_ROWS = 12
 
 
 def report_table(report: ExportReport, show_all: bool = False) -> RenderableType:
     """Show what was written; `show_all` lists every tensor and name."""
-    parts: list[RenderableType] = [_tensor_table(report, show_all), _summary(report)]
+    parts: list[RenderableType] = [_tensor_table(report, show_all)]
+    if report.snapped:
+        parts.append(_snap_table(report, show_all))
+    parts.append(_summary(report))
     if report.skipped:
         parts.append(_listing("skipped", [f"{s.name}: {s.reason}" for s in report.skipped]))
     for how in ("renamed", "unwrapped", "name map", "suffix"):
@@ -95,6 +99,26 @@ def _tensor_table(report: ExportReport, show_all: bool) -> Table:
     return table
 
 
+def _snap_table(report: ExportReport, show_all: bool) -> Table:
+    table = _table("trained weights on the grid of the quantized base")
+    table.add_column("tensor", overflow="fold")
+    table.add_column("codes", no_wrap=True)
+    for heading in ("trained", "entries", "change a code", "vanish", "clipped", "error left"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for snap in report.snapped if show_all else report.snapped[:_SHOWN_ROWS]:
+        table.add_row(
+            Text(printable(snap.name)),
+            snap.dtype,
+            *(f"{count:,}" for count in (snap.source_count, snap.entry_count, snap.changed_count)),
+            f"{snap.vanished_count:,}",
+            f"{snap.clipped_count:,}",
+            f"{snap.relative_error:.2%}",
+        )
+    if len(report.snapped) > _SHOWN_ROWS and not show_all:
+        table.add_row(f"({len(report.snapped) - _SHOWN_ROWS} more: --all shows them)")
+    return table
+
+
 def _summary(report: ExportReport) -> Text:
     no_ops = sum(tensor.no_op_entry_count for tensor in report.tensors)
     source_dtypes = ", ".join(sorted({tensor.source_dtype for tensor in report.tensors}))
@@ -109,7 +133,14 @@ def _summary(report: ExportReport) -> Text:
         f" PEFT {PEFT_BYTES_PER_ENTRY}; entropy bound of unstructured masks"
         f" {report.bound_bytes_per_entry:.2f}",
     ]
-    if report.relative_error:
+    if report.snapped:
+        changed = sum(snap.changed_count for snap in report.snapped)
+        lines.append(
+            f"{changed:,} of {sum(snap.entry_count for snap in report.snapped):,} entries change an"
+            f" integer code; {total_error(report.snapped):.2%} of what training changed there is"
+            " left as an error"
+        )
+    elif report.relative_error:
         lines.append(f"relative error of the deltas: {report.relative_error:.2%}")
     for tier in range(1 + max(tensor.tier for tensor in report.tensors)):
         rows = [tensor for tensor in report.tensors if tensor.tier <= tier]

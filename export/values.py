@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from .compute import ComputedTensor, check_finite
 from .dtypes import bits, convert
-from .encode_values import CodedValues, encode_plain, encode_scaled
+from .encode_values import CodedValues, encode_integer_codes, encode_plain, encode_scaled
 from .image import SCALED_CODECS, ValueCodec
+from .snap import made_changes
 
 #: Names of the codecs for deltas.
 DELTA_CODECS = {
@@ -37,7 +38,8 @@ class StoredValues:
         choice: one of VALUE_CHOICES.
         coded: for the file.
         kind: "target" or "delta".
-        squared_error: sum of squares of what the codec changed in the deltas; 0 for targets.
+        squared_error: sum of squares of what the codec, or the grid of a quantized base, changed
+            in the deltas; 0 for targets in floating point.
         squared_norm: sum of squares of the deltas.
         largest_error: largest absolute change; 0 for targets.
         no_op_count: entries that leave their weight as it is, without a base those of delta 0.
@@ -53,7 +55,7 @@ class StoredValues:
 
 
 def store_values(tensor: ComputedTensor, choice: str, group: int) -> StoredValues:
-    """Code the values of a tensor.
+    """Code the values of a tensor; integer codes are stored as they are, whatever the choice.
 
     Args:
         tensor: with a base if the choice is "target".
@@ -64,6 +66,17 @@ def store_values(tensor: ComputedTensor, choice: str, group: int) -> StoredValue
         ExportError: a delta does not fit its type, or a weight would not be finite.
     """
     squared_norm = float(np.square(tensor.deltas, dtype=np.float64).sum())
+    if tensor.snap is not None:
+        assert tensor.targets is not None
+        return StoredValues(
+            choice="target",
+            coded=encode_integer_codes(tensor.targets, tensor.dtype),
+            kind="target",
+            squared_error=float(np.square(made_changes(tensor) - tensor.deltas).sum()),
+            squared_norm=squared_norm,
+            largest_error=0.0,
+            no_op_count=int((tensor.targets == tensor.before).sum()),
+        )
     if choice == "target":
         assert tensor.targets is not None
         assert tensor.before is not None

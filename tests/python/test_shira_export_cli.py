@@ -78,7 +78,7 @@ def test_json_goes_to_standard_output_and_words_to_standard_error(run: Run) -> N
         *("base", "bound", "kind", "scale", "tensor_count", "entry_count", "no_op_entry_count"),
         *("density", "bytes_per_entry", "peft_bytes_per_entry", "entropy_bound_bytes_per_entry"),
         *("tensors", "names", "skipped", "unchanged_count", "notes", "metadata"),
-        *("relative_error", "value_alternatives"),
+        *("relative_error", "value_alternatives", "snapped"),
     }
     assert set(report["tensors"][0]) == {
         *("name", "source", "shape", "dtype", "source_dtype", "tier", "kind", "values"),

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shira-export --base model.pte where the program is quantized or delegated: files and reports."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from _models import torch
+from export_inputs import random_pairs
+from shb_reader import read_shb
+from torch import nn
+
+from shira_runtime.export import export_adapter
+from shira_runtime.export.base import xxh3_128
+from shira_runtime.export.cli import main
+from shira_runtime.export.errors import ExportError
+from shira_runtime.export.program import export_program
+from shira_runtime.weights import program_weights
+
+
+class Net(nn.Module):
+    """(1, tokens) int64 ids below 50 -> (1, tokens, 64)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tok = nn.Embedding(50, 64)
+        self.up = nn.Linear(64, 96)
+        self.down = nn.Linear(96, 64, bias=False)
+        self.norm = nn.LayerNorm(64)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.tok(ids)
+        return self.norm(x + self.down(torch.relu(self.up(x))))
+
+
+INPUTS = (torch.tensor([[1, 2, 3]]),)
+SHAPES = {"tok.weight": (50, 64), "up.weight": (96, 64), "down.weight": (64, 96)}
+KINDS: dict[str, dict[str, Any]] = {
+    "f32": {"backend": "xnnpack"},
+    "f16": {"backend": "xnnpack"},
+    "8da8w": {"backend": "xnnpack", "quantize": "8da8w", "embedding_bits": 8},
+    "8da4w": {"backend": "xnnpack", "quantize": "8da4w", "embedding_bits": 4},
+    "8da4w-channel": {"backend": "xnnpack", "quantize": "8da4w-channel"},
+    "8w": {"quantize": "8w", "embedding_bits": 4},
+}
+
+
+def net(kind: str = "f32") -> Net:
+    torch.manual_seed(0)
+    dtype = torch.float16 if kind == "f16" else torch.float32
+    return Net().to(dtype).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the program of a kind; each is exported once."""
+    folder = tmp_path_factory.mktemp("programs")
+
+    def program(kind: str) -> Path:
+        path = folder / f"{kind}.pte"
+        if not path.exists():
+            export_program(net(kind), INPUTS, path, **KINDS[kind])
+        return path
+
+    return program
+
+
+def deltas(names: list[str], strength: float = 0.03, count: int = 300) -> dict[str, Any]:
+    """Name -> (flat indices, float32 deltas)."""
+    made = {}
+    for seed, name in enumerate(names):
+        pairs, values = random_pairs(SHAPES[name], count, seed)
+        flat = np.ravel_multi_index(tuple(pairs), SHAPES[name])
+        made[name] = flat, values * np.float32(strength / 0.01)
+    return made
+
+
+def save_deltas(path: Path, made: dict[str, Any], **more: Any) -> Path:
+    sparse = {
+        name: {"indices": torch.from_numpy(flat), "values": torch.from_numpy(values)}
+        for name, (flat, values) in {**made, **more}.items()
+    }
+    torch.save(sparse, path)
+    return path
+
+
+def dequantized(weight: Any) -> Any:
+    """(rows, columns) float64."""
+    codes, scales = weight.codes(), weight.scales()
+    steps = np.repeat(scales, codes.shape[1] // scales.shape[1], axis=1)
+    return codes * steps.astype(np.float64), steps.astype(np.float64)
+
+
+@pytest.mark.parametrize("kind", ["8da8w", "8da4w", "8da4w-channel"])
+def test_quantized_weights_get_the_nearest_codes(
+    tmp_path: Path, programs: Callable[[str], Path], kind: str
+) -> None:
+    base = programs(kind)
+    names = ["up.weight", "down.weight"]
+    made = deltas(names)
+    norm = np.array([3, 7, 9, 20, 50]), np.full(5, 0.25, np.float32)
+    source = save_deltas(tmp_path / "de.pt", made, **{"norm.weight": norm})
+    report = export_adapter(source, tmp_path / "de.shb", base=base)
+    written = read_shb(tmp_path / "de.shb")
+    weights = program_weights(base)
+    assert set(written["tensors"]) == {*names, "norm.weight"}
+    assert [snap.name for snap in report.snapped] == sorted(names)
+    for snap in report.snapped:
+        flat, values = made[snap.name]
+        weight, tensor = weights[snap.name], written["tensors"][snap.name]
+        before, steps = (array.reshape(-1)[flat] for array in dequantized(weight))
+        codes = weight.codes().reshape(-1)
+        bits = 8 if weight.dtype == "int8" else 4
+        assert tensor["dtype"] == tensor["value_dtype"] == f"i{bits}"
+        levels = np.rint((before + values) / steps)
+        expected = np.clip(levels, -(1 << bits - 1), (1 << bits - 1) - 1)
+        is_kept = expected != codes[flat]
+        assert tensor["kind"] == "target"
+        assert tensor["indices"].tolist() == flat[is_kept].tolist()
+        assert tensor["values"].view(np.int8).tolist() == expected[is_kept].tolist()
+        assert tensor["fingerprint"] == xxh3_128(np.ascontiguousarray(codes[flat[is_kept]]))
+        assert tensor["base_digest"] == xxh3_128(codes)
+        assert (snap.entry_count, snap.changed_count) == (300, is_kept.sum())
+        assert snap.vanished_count == 300 - is_kept.sum()
+        assert snap.clipped_count == (levels != expected).sum()
+        left = expected * steps - before - values
+        error = np.linalg.norm(left) / np.linalg.norm(values)
+        assert snap.relative_error == pytest.approx(error, rel=1e-4)
+        columns, numbers = (written["metadata"]["snapped"][key] for key in ("columns", "tensors"))
+        assert dict(zip(columns, numbers[snap.name], strict=True))["changed"] == is_kept.sum()
+    assert written["tensors"]["norm.weight"]["values"].tolist() == [1.25] * 5
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16"])
+def test_adapters_of_the_float_model_fit_its_delegated_program(
+    tmp_path: Path, programs: Callable[[str], Path], kind: str
+) -> None:
+    source = save_deltas(tmp_path / "de.pt", deltas(["up.weight", "down.weight"]))
+    torch.save(net().state_dict(), tmp_path / "model.pt")
+    contents = {}
+    for name, options in {
+        "program": {"base": programs(kind)},
+        "model": {"base": tmp_path / "model.pt", "dtype": kind},
+    }.items():
+        report = export_adapter(source, tmp_path / f"{name}.shb", **options)
+        assert report.snapped == ()
+        contents[name] = read_shb(tmp_path / f"{name}.shb")["tensors"]
+    for tensor in ("up.weight", "down.weight"):
+        one, other = contents["program"][tensor], contents["model"][tensor]
+        assert one["dtype"] == kind
+        for what in ("fingerprint", "base_digest", "shape", "kind"):
+            assert one[what] == other[what]
+        assert (one["values"] == other["values"]).all()
+
+
+def test_a_mask_that_is_shared_or_derived_keeps_all_entries(
+    tmp_path: Path, programs: Callable[[str], Path]
+) -> None:
+    base = programs("8da4w")
+    row = np.arange(64, 128), np.full(64, 0.02, np.float32)
+    source = save_deltas(tmp_path / "row.pt", {"up.weight": row})
+    free = export_adapter(source, tmp_path / "free.shb", base=base)
+    derived = export_adapter(source, tmp_path / "rule.shb", base=base, index="struct")
+    assert free.entry_count < derived.entry_count == 64
+    assert derived.snapped == free.snapped
+    other = save_deltas(tmp_path / "other.pt", {"up.weight": (row[0], -row[1])})
+    report = export_adapter(
+        other, tmp_path / "other.shb", base=base, index_from=tmp_path / "rule.shb"
+    )
+    assert report.entry_count == 64
+    assert report.tensors[0].no_op_entry_count == report.snapped[0].vanished_count > 0
+
+
+@pytest.mark.parametrize("values", ["int8", "f16"])
+def test_codes_stay_codes_beside_coded_deltas(
+    tmp_path: Path, programs: Callable[[str], Path], values: str
+) -> None:
+    norm = np.arange(64), np.linspace(-1, 1, 64).astype(np.float32)
+    source = save_deltas(tmp_path / "de.pt", deltas(["up.weight"]), **{"norm.bias": norm})
+    report = export_adapter(source, tmp_path / "de.shb", base=programs("8da8w"), values=values)
+    kinds = {tensor.name: (tensor.kind, tensor.values) for tensor in report.tensors}
+    assert kinds == {"up.weight": ("target", "target"), "norm.bias": ("delta", values)}
+    assert any("tensors of integer codes hold codes" in note for note in report.notes)
+
+
+def test_a_fine_tuned_model_becomes_a_sparse_adapter(
+    tmp_path: Path, programs: Callable[[str], Path]
+) -> None:
+    """Within 2 % of all weights, a choice that knows the grid leaves less error."""
+    module = net()
+    torch.save(module.state_dict(), tmp_path / "base.pt")
+    generator = torch.Generator().manual_seed(3)
+    for name in ("up.weight", "down.weight"):
+        weight = module.get_parameter(name)
+        weight.data += 0.02 * torch.randn(weight.shape, generator=generator)
+    torch.save(
+        {name: module.state_dict()[name] for name in ("up.weight", "down.weight")},
+        tmp_path / "tuned.pt",
+    )
+    errors = {}
+    for grid_aware in (False, True):
+        report = export_adapter(
+            tmp_path / "tuned.pt",
+            tmp_path / "tuned.shb",
+            base=programs("8da4w"),
+            trained_on=tmp_path / "base.pt",
+            density=0.02,
+            grid_aware=grid_aware,
+            force=True,
+        )
+        assert report.entry_count == int(0.02 * 2 * 64 * 96)
+        errors[grid_aware] = report.snapped
+        assert report.metadata["snapped"]["grid_aware"] is grid_aware
+        assert all(snap.source_count > 6000 for snap in report.snapped)
+    squared = {
+        aware: sum((snap.relative_error * snap.change_norm) ** 2 for snap in snaps)
+        for aware, snaps in errors.items()
+    }
+    assert squared[True] < squared[False]
+
+
+class Result(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs the console script's function in the test's folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+    def run_command(*arguments: object) -> Result:
+        monkeypatch.setattr("sys.argv", ["shira-export", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        captured = capsys.readouterr()
+        out, err = (re.sub(r"\x1b\[[0-9;]*m", "", text) for text in captured)
+        return Result(int(exit_info.value.code or 0), out, err)
+
+    return run_command
+
+
+def test_the_command_reports_what_became_of_each_tensor(
+    run: Run, programs: Callable[[str], Path], tmp_path: Path
+) -> None:
+    save_deltas(tmp_path / "de.pt", deltas(["up.weight", "down.weight"]))
+    result = run("de.pt", "-o", "de.shb", "--base", programs("8da4w"))
+    assert (result.code, result.stderr) == (0, "")
+    as_json = run("de.pt", "-o", "de.shb", "--base", programs("8da4w"), "--force", "--json")
+    report = json.loads(as_json.stdout)
+    second, first = report["snapped"]
+    assert (first["name"], second["name"]) == ("up.weight", "down.weight")
+    assert set(first) == {
+        *("name", "dtype", "source_count", "entry_count", "changed_count", "clipped_count"),
+        *("vanished_count", "relative_error", "change_norm"),
+    }
+    total = first["changed_count"] + second["changed_count"]
+    assert report["entry_count"] == total
+    for expected in (
+        r"up\.weight +96x64 +\w+ +target +" + str(first["changed_count"]),
+        "trained weights on the grid of the quantized base",
+        " +".join(
+            (
+                *("tensor", "codes", "trained", "entries", "change a code", "vanish"),
+                *("clipped", "error left"),
+            )
+        ),
+        rf"up\.weight +i4 +300 +300 +{first['changed_count']} +{first['vanished_count']}"
+        rf" +{first['clipped_count']} +{first['relative_error']:.2%}",
+        rf"{total} of 600 entries change an integer code; \d+\.\d\d% of what training changed",
+        rf"wrote de\.shb: .* {total} i4 target values",
+    ):
+        assert re.search(expected, result.stdout), expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--grid-aware",), 2, "a grid-aware choice needs a density"),
+        (("--density", "2"), 2, "density is 2"),
+        (("--budget-kib", "4"), 1, "has integer codes, and a budget chooses codecs of deltas only"),
+        (("--dtype", "f16"), 1, "the types of a finished program are fixed"),
+        (("--scale", "1e-6"), 1, "no entry changes a code of"),
+        (("--index", "topk"), 1, "cannot be coded as topk: no rule of this kind"),
+    ],
+    ids=lambda value: value[0].lstrip("-") if isinstance(value, tuple) else None,
+)
+def test_what_makes_no_sense_is_refused(
+    run: Run,
+    programs: Callable[[str], Path],
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    save_deltas(tmp_path / "de.pt", deltas(["up.weight"]))
+    result = run("de.pt", "-o", "de.shb", "--base", programs("8da4w"), *arguments)
+    assert result.code == code
+    assert message in " ".join(result.stderr.split())
+    assert not (tmp_path / "de.shb").exists()
+
+
+def test_weights_that_share_their_codes_are_refused(tmp_path: Path) -> None:
+    layers = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)).eval()
+    layers[1].weight.data = 2 * layers[0].weight.data
+    base = tmp_path / "equal.pte"
+    options = {"backend": "xnnpack", "quantize": "8da8w", "allow_shared": True}
+    export_program(layers, (torch.ones(1, 64),), base, **options)  # type: ignore[arg-type]
+    values = np.arange(8), np.full(8, 0.1, np.float32)
+    source = save_deltas(tmp_path / "de.pt", {"1.weight": values})
+    with pytest.raises(ExportError, match=r"tensor 1\.weight: cannot be changed: .*0\.weight"):
+        export_adapter(source, tmp_path / "de.shb", base=base)
