@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/fault_guard.h"
+#include "base/huge_pages.h"
 #include "base/map_over.h"
 #include "base/process_maps.h"
 
@@ -18,8 +19,6 @@ namespace shira {
 namespace {
 
 constexpr uint64_t kWordPages = 64;
-constexpr int kPopulateRead = 22;   // MADV_POPULATE_READ and
-constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE, which older system headers lack
 
 /// Moving a block costs about as much as populating half of its pages, and takes the memory of all.
 /// From this share on it is faster for at most a third more memory.

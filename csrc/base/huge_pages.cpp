@@ -43,7 +43,6 @@ void advise_huge_pages(void* memory, size_t size_bytes) {
 
 void populate_pages(void* memory, size_t size_bytes) {
 #if defined(__linux__)
-  constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE, which older system headers lack
   advise_whole_pages(memory, size_bytes, kPopulateWrite);
 #else
   static_cast<void>(memory);

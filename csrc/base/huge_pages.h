@@ -10,6 +10,10 @@ namespace shira {
 /// From this size on memory is worth asking for them.
 constexpr size_t kHugePagesFromBytes = size_t{2} << 20;
 
+/// Linux's MADV_POPULATE_READ and MADV_POPULATE_WRITE, which older system headers lack.
+constexpr int kPopulateRead = 22;
+constexpr int kPopulateWrite = 23;
+
 /// Asks the system to back the whole pages of this range by huge ones, as far as it has any. Only a
 /// hint: nothing changes where it is not understood.
 void advise_huge_pages(void* memory, size_t size_bytes);

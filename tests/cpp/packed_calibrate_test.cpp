@@ -23,6 +23,11 @@ using test::PackedFixture;
 
 /// What the targets use. A change of ExecuTorch or of a target's CPU would show here.
 const std::map<std::string, std::map<std::string, std::string>>& expected_layouts() {
+  static const std::map<std::string, std::string> kInGroups = {
+      {"x86_avx512_vnni", "xb4 nr=16 kr=8 sr=1"}, {"x86_haswell", "xb4 nr=8 kr=8 sr=1"},
+      {"x86_nehalem", "xb4 nr=4 kr=8 sr=1"},      {"arm_cortex_a53", "xb4 nr=16 kr=1 sr=1"},
+      {"arm_cortex_a76", "kb4 nr=4 kr=4 sr=1"},   {"arm_cortex_a710", "kb4 nr=4 kr=8 sr=1"},
+      {"arm_max", "kb4 nr=4 kr=8 sr=1"},          {"arm_max_no_sme", "kb4 nr=4 kr=8 sr=1"}};
   static const std::map<std::string, std::map<std::string, std::string>> kExpected = {
       {"int8_channel",
        {{"x86_avx512_vnni", "x8 nr=64 kr=4 sr=1"},
@@ -33,24 +38,8 @@ const std::map<std::string, std::map<std::string, std::string>>& expected_layout
         {"arm_cortex_a710", "k8 nr=4 kr=8 sr=1"},
         {"arm_max", "k8 nr=32 kr=4 sr=1"},
         {"arm_max_no_sme", "k8 nr=4 kr=8 sr=1"}}},
-      {"int4_group",
-       {{"x86_avx512_vnni", "xb4 nr=16 kr=8 sr=1"},
-        {"x86_haswell", "xb4 nr=8 kr=8 sr=1"},
-        {"x86_nehalem", "xb4 nr=4 kr=8 sr=1"},
-        {"arm_cortex_a53", "xb4 nr=16 kr=1 sr=1"},
-        {"arm_cortex_a76", "kb4 nr=4 kr=4 sr=1"},
-        {"arm_cortex_a710", "kb4 nr=4 kr=8 sr=1"},
-        {"arm_max", "kb4 nr=4 kr=8 sr=1"},
-        {"arm_max_no_sme", "kb4 nr=4 kr=8 sr=1"}}},
-      {"int4_one_group",
-       {{"x86_avx512_vnni", "xb4 nr=16 kr=8 sr=1"},
-        {"x86_haswell", "xb4 nr=8 kr=8 sr=1"},
-        {"x86_nehalem", "xb4 nr=4 kr=8 sr=1"},
-        {"arm_cortex_a53", "xb4 nr=16 kr=1 sr=1"},
-        {"arm_cortex_a76", "kb4 nr=4 kr=4 sr=1"},
-        {"arm_cortex_a710", "kb4 nr=4 kr=8 sr=1"},
-        {"arm_max", "kb4 nr=4 kr=8 sr=1"},
-        {"arm_max_no_sme", "kb4 nr=4 kr=8 sr=1"}}},
+      {"int4_group", kInGroups},
+      {"int4_one_group", kInGroups},
       {"int4_channel",
        {{"x86_avx512_vnni", "xc4 nr=16 kr=8 sr=1"},
         {"x86_haswell", "xc4u nr=8 kr=8 sr=1"},

@@ -2,11 +2,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <ostream>
 #include <tuple>
 
 #include "transaction_support.h"
 
-namespace shira::testing {
+namespace shira {
+
+// Test names show it.
+static void PrintTo(const Member& member, std::ostream* out) {
+  *out << member.name << " x " << member.scale;
+}
+
+namespace testing {
 namespace {
 
 /// From which state, with how many threads.
@@ -217,4 +225,5 @@ TEST_P(TransactionUndoTruncation, TilesBeforeTheCutAreUndone) {
 INSTANTIATE_TEST_SUITE_P(Threads, TransactionUndoTruncation, ::testing::Values(1U, 4U));
 
 }  // namespace
-}  // namespace shira::testing
+}  // namespace testing
+}  // namespace shira
