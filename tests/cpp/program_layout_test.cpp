@@ -144,20 +144,26 @@ TEST_P(ProgramLayout, AWrongBaseIsToldBeforeAnythingIsStored) {
 }
 
 TEST_P(ProgramLayout, PagesOfElementsAndOfSumsCount) {
-  const AdapterPages pages = program_.adapter_pages("x").value();
-  for (size_t t = 0; t < model_.tensors.size(); ++t) {
-    LiveTensor& tensor = model_.tensors[t];
-    std::set<uintptr_t> expected;
-    for (const uint32_t index : adapters_.at("x").input.tensors[t].index) {
-      const ElementPlace place = tensor.place_of(index);
-      for (const uint64_t offset : {place.element_offset_bytes, place.sum_offset_bytes})
-        expected.insert(reinterpret_cast<uintptr_t>(tensor.data() + offset) / page_bytes());
+  // The first element of a block lies behind all others of it, far from the sums.
+  adapters_.emplace("few", simple_adapter("few", model_.tensors[0], {0, 40 * kColumns}, {1, 2}));
+  ASSERT_TRUE(program_.add_adapter(adapters_.at("few").source, {}).ok());
+  for (const char* name : {"x", "few"}) {
+    const AdapterPages pages = program_.adapter_pages(name).value();
+    for (size_t t = 0; t < pages.tensors.size(); ++t) {
+      LiveTensor& tensor = model_.tensors[t];
+      const auto page_of = [&](uint64_t offset_bytes) {
+        return reinterpret_cast<uintptr_t>(tensor.data() + offset_bytes) / page_bytes();
+      };
+      std::set<uintptr_t> expected;
+      for (const uint32_t index : adapters_.at(name).input.tensors[t].index) {
+        const ElementPlace place = tensor.place_of(index);
+        expected.insert(page_of(place.element_offset_bytes));
+        expected.insert(page_of(place.sum_offset_bytes));
+      }
+      EXPECT_EQ(pages.tensors[t].page_count, expected.size());
+      EXPECT_EQ(pages.tensors[t].tensor_page_count,
+                page_of(tensor.layout->size_bytes() - 1) - page_of(0) + 1);
     }
-    EXPECT_EQ(pages.tensors[t].page_count, expected.size());
-    const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data()) / page_bytes();
-    const uintptr_t last =
-        reinterpret_cast<uintptr_t>(tensor.data()) + tensor.layout->size_bytes() - 1;
-    EXPECT_EQ(pages.tensors[t].tensor_page_count, last / page_bytes() - begin + 1);
   }
 }
 

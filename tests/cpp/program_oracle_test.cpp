@@ -225,8 +225,10 @@ Adapters adapters_of_many_tiles(std::mt19937_64& random, const Model& model) {
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 constexpr int kManySwitches = 500;  // each takes many times as long
+constexpr int kPackedSwitches = 100;
 #else
 constexpr int kManySwitches = 10000;
+constexpr int kPackedSwitches = 400;
 #endif
 
 /// The numbers of the model's tensors, whose packing noted it, that two threads wrote at once.
@@ -267,7 +269,7 @@ void switch_over_many_tiles(Model model, std::mt19937_64& random, int switch_cou
   uint64_t epoch = 0;
   for (int step = 0; step < switch_count; ++step) {
     const size_t next = random() % states.size();
-    if (step % 97 == 0) {
+    if (step % 17 == 0) {
       ASSERT_TRUE(program.set_thread_count(1 + random() % 4).ok());
     }
     if (step % 31 == 0) {  // forgets what was saved and remembered
@@ -314,7 +316,7 @@ TEST(ProgramOracle, SwitchesOverManyTilesOfPackedTensors) {
                                                random_bytes(random, dtype, 70200),
                                                dtype == Dtype::i4 ? 7 : 1));
   }
-  switch_over_many_tiles(std::move(model), random, kManySwitches / 40);
+  switch_over_many_tiles(std::move(model), random, kPackedSwitches);
 }
 
 TEST(ProgramOracle, TheOrderOfMembersAndOfTheirAdditionDoesNotMatter) {
