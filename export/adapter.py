@@ -38,6 +38,7 @@ def export_adapter(
     output: str | Path,
     *,
     base: str | Path | None = None,
+    base_data: Sequence[str | Path] = (),
     trained_on: str | Path | None = None,
     dtype: str | None = None,
     values: str | None = None,
@@ -71,6 +72,7 @@ def export_adapter(
             file is bound by fingerprints; without it, it holds deltas ("unbound"). Trained values
             of a program's quantized weights are rounded to the nearest codes; entries that change
             no code are dropped, unless `index_from` or a derived `index` fixes the positions.
+        base_data: the .ptd files that a .pte keeps its weights in.
         trained_on: the float model that training began with, for quantized weights: they become
             what quantizing the trained model with the base's scales would make of them. Without it,
             deltas count from the base's own weights. For bases that were quantized by rounding.
@@ -117,8 +119,8 @@ def export_adapter(
     _check_choices(dtype, values, index, index_from is not None, scale, base is not None)
     _check_codings(group, tiers, budget_bytes, values)
     check_density(density, grid_aware)
-    if trained_on is not None and base_path is None:
-        raise ValueError("trained_on is for a base of integer codes, and none was given")
+    if base_path is None and (trained_on is not None or base_data):
+        raise ValueError("trained_on and base_data are for a base, and none was given")
     check_output(output, force)
     coding = CodingSettings(
         values=values or ("f32" if base is None else "target"),
@@ -129,7 +131,8 @@ def export_adapter(
         index_from=None if index_from is None else open_source(Path(index_from)),
     )
     checkpoint = read_checkpoint(source)
-    opened_base = None if base_path is None else Base(base_path, dtype)
+    data_paths = [Path(path) for path in base_data]
+    opened_base = None if base_path is None else Base(base_path, dtype, data_paths)
     collected = collect(
         checkpoint,
         opened_base,

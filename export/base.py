@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,16 @@ class Base:
         path: a Hugging Face folder, a .safetensors, .pt or .bin file, or a .pte or .ptd program.
         dtype: convert the base's tensors to "f32", "f16" or "bf16" first, for a program that will
             be exported in that type; None takes them as they are.
+        data_paths: the .ptd files that a .pte keeps its weights in.
 
     Raises:
-        ExportError: the base cannot be understood, or `dtype` was given for a finished program.
+        ExportError: the base cannot be understood, or `dtype` or data was given for another kind.
         OSError: a file cannot be read.
     """
 
-    def __init__(self, path: Path, dtype: str | None = None) -> None:
+    def __init__(
+        self, path: Path, dtype: str | None = None, data_paths: Sequence[Path] = ()
+    ) -> None:
         self.path = path
         self.tensors = open_tensors(path)
         self.is_program = path.is_file() and file_kind(path) == "program"
@@ -44,20 +48,28 @@ class Base:
         self._name_map: dict[str, str] = {}
         self._unchangeable: dict[str, str] = {}
         self._delegated: dict[str, DelegatedWeight] = {}
+        if data_paths and not self.is_program:
+            raise ExportError(f"{path}: only a program keeps weights in other files")
         if self.is_program:
-            self._read_program()
+            self._name_map = read_name_map(path)
+            for file in (path, *data_paths):
+                self._read_constants(file)
+            self._read_delegated(data_paths)
 
-    def _read_program(self) -> None:
-        self._name_map = read_name_map(self.path)
-        found = read_program_tensors(self.path, include_unnamed=True)
-        self._unchangeable = {n: tensor.why_not for n, tensor in found.items() if tensor.why_not}
+    def _read_constants(self, file: Path) -> None:
+        for name, tensor in open_tensors(file).items():
+            if self.tensors.setdefault(name, tensor).where != tensor.where:
+                raise ExportError(f"{tensor.where}: is also in {self.path}")
+        found = read_program_tensors(file, include_unnamed=True)
+        self._unchangeable |= {n: tensor.why_not for n, tensor in found.items() if tensor.why_not}
         for group in shared_storage(found.values()):
             for name in group:
                 other = next(other for other in group if other != name)
                 other = other if other in self.tensors else "a constant without a name"
                 self._unchangeable[name] = f"it shares its bytes with {other}, so both would change"
 
-        self._delegated = read_program_weights(self.path)
+    def _read_delegated(self, data_paths: Sequence[Path]) -> None:
+        self._delegated = read_program_weights(self.path, data_paths)
         for name, weight in self._delegated.items():
             self.tensors[name] = weight.tensor
             # The constant itself, bytes of codes, is what no adapter could change.

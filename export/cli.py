@@ -66,6 +66,13 @@ def export_command(
             " weights it holds integer codes, the nearest to the trained weights.",
         ),
     ] = None,
+    base_data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DATA.ptd",
+            help="A .ptd in which a .pte given as --base keeps weights. Repeatable.",
+        ),
+    ] = None,
     trained_on: Annotated[
         Path | None,
         typer.Option(
@@ -261,6 +268,7 @@ def export_command(
             source,
             output,
             base=base,
+            base_data=base_data or (),
             trained_on=trained_on,
             dtype=dtype,
             values=values,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +53,7 @@ class DelegatedWeight:
         return make_grid(self.tensor.where, self.tensor.dtype, codes, scales, zero_points)
 
 
-def read_program_weights(path: Path) -> dict[str, DelegatedWeight]:
+def read_program_weights(path: Path, data_paths: Sequence[Path] = ()) -> dict[str, DelegatedWeight]:
     """List the weights of a program that delegates pack or quantized operators read, by name.
 
     A .ptd has none. Weights of a form that is not known are left out.
@@ -69,7 +70,7 @@ def read_program_weights(path: Path) -> dict[str, DelegatedWeight]:
         if stream.read(8)[4:] != _PROGRAM_MAGIC:
             return {}
     try:
-        weights = program_weights(path)
+        weights = program_weights(path, *data_paths)
     except ShiraError as error:
         raise ExportError(str(error)) from None
     found = {}

@@ -77,7 +77,9 @@ def deltas(names: list[str], strength: float = 0.03, count: int = 300) -> dict[s
     for seed, name in enumerate(names):
         pairs, values = random_pairs(SHAPES[name], count, seed)
         flat = np.ravel_multi_index(tuple(pairs), SHAPES[name])
-        made[name] = flat, values * np.float32(strength / 0.01)
+        # The embedding's values, and so the steps of its grid, are larger.
+        strength_here = strength * (10 if name == "tok.weight" else 1)
+        made[name] = flat, values * np.float32(strength_here / 0.01)
     return made
 
 
@@ -97,12 +99,12 @@ def dequantized(weight: Any) -> Any:
     return codes * steps.astype(np.float64), steps.astype(np.float64)
 
 
-@pytest.mark.parametrize("kind", ["8da8w", "8da4w", "8da4w-channel"])
+@pytest.mark.parametrize("kind", ["8da8w", "8da4w", "8da4w-channel", "8w"])
 def test_quantized_weights_get_the_nearest_codes(
     tmp_path: Path, programs: Callable[[str], Path], kind: str
 ) -> None:
     base = programs(kind)
-    names = ["up.weight", "down.weight"]
+    names = [name for name in SHAPES if name != "tok.weight" or kind != "8da4w-channel"]
     made = deltas(names)
     norm = np.array([3, 7, 9, 20, 50]), np.full(5, 0.25, np.float32)
     source = save_deltas(tmp_path / "de.pt", made, **{"norm.weight": norm})
@@ -256,13 +258,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 def test_the_command_reports_what_became_of_each_tensor(
     run: Run, programs: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    save_deltas(tmp_path / "de.pt", deltas(["up.weight", "down.weight"]))
+    save_deltas(tmp_path / "de.pt", deltas(["up.weight", "tok.weight"]))
     result = run("de.pt", "-o", "de.shb", "--base", programs("8da4w"))
     assert (result.code, result.stderr) == (0, "")
     as_json = run("de.pt", "-o", "de.shb", "--base", programs("8da4w"), "--force", "--json")
     report = json.loads(as_json.stdout)
     second, first = report["snapped"]
-    assert (first["name"], second["name"]) == ("up.weight", "down.weight")
+    assert (first["name"], second["name"]) == ("up.weight", "tok.weight")
     assert set(first) == {
         *("name", "dtype", "source_count", "entry_count", "changed_count", "clipped_count"),
         *("vanished_count", "relative_error", "change_norm"),
@@ -311,6 +313,23 @@ def test_what_makes_no_sense_is_refused(
     assert result.code == code
     assert message in " ".join(result.stderr.split())
     assert not (tmp_path / "de.shb").exists()
+
+
+def test_codes_in_another_file_are_found(tmp_path: Path, programs: Callable[[str], Path]) -> None:
+    path, data_path = tmp_path / "net.pte", tmp_path / "net.ptd"
+    export_program(net(), INPUTS, path, data_path=data_path, **KINDS["8da4w"])
+    source = save_deltas(tmp_path / "de.pt", deltas(["tok.weight", "up.weight"]))
+    options = {"base": path, "base_data": [data_path]}
+    export_adapter(source, tmp_path / "apart.shb", **options)
+    export_adapter(source, tmp_path / "whole.shb", base=programs("8da4w"))
+    tensors = [read_shb(tmp_path / name)["tensors"] for name in ("apart.shb", "whole.shb")]
+    for name in ("tok.weight", "up.weight"):
+        assert tensors[0][name]["base_digest"] == tensors[1][name]["base_digest"]
+        assert (tensors[0][name]["values"] == tensors[1][name]["values"]).all()
+    torch.save(net().state_dict(), tmp_path / "model.pt")
+    options["base"] = tmp_path / "model.pt"
+    with pytest.raises(ExportError, match="only a program keeps weights in other files"):
+        export_adapter(source, tmp_path / "x.shb", **options)
 
 
 def test_weights_that_share_their_codes_are_refused(tmp_path: Path) -> None:
