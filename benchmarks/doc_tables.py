@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the tables in README.md and docs from stored runs, so that no number in them is typed.
 
-Run from the repository's root: ``python -m benchmarks.doc_tables [demo.json] [--fuzz fuzz.json]
-[--opening open_speed.json]``. With a file, that run of the demo, of ``make fuzz`` or of ``make
-bench-open`` is stored in ``docs/runs`` first.
+Run from the repository's root: ``python -m benchmarks.doc_tables [demo.json] [--llm llm.json]
+[--fuzz fuzz.json] [--opening open_speed.json]``. With a file, that run of the demo, of ``make
+demo-llm``, ``make fuzz`` or ``make bench-open`` is stored in ``docs/runs`` first.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from shira_runtime.bench.statistics import median, percentile
 
 ROOT = Path(__file__).resolve().parents[1]
 STORED_RUN = ROOT / "docs" / "runs" / "demo.json"
+LLM_RUN = ROOT / "docs" / "runs" / "llm.json"
+LLM_SCORES = ROOT / "examples" / "smollm2" / "eval_results.json"
 README = ROOT / "README.md"
 FORMAT_RUN = ROOT / "docs" / "runs" / "format.json"
 FORMAT_SIZES = ROOT / "docs" / "FORMAT_SIZES.md"
@@ -89,6 +91,68 @@ def demo_tables(run: dict[str, Any]) -> str:
         f" have entries. Raw samples: [docs/runs/demo.json](docs/runs/demo.json).\n"
     )
     return "\n".join([retrieval, switches, forwards, note])
+
+
+def llm_tables(run: dict[str, Any], scores: dict[str, Any]) -> str:
+    """The tables and the context line of a run of the language model's demo.
+
+    Args:
+        run: llm.json.
+        scores: the evaluation's results, of which the rows of the 4-bit program are taken.
+    """
+    checks = {"record": "strict JSON", "question": "strict telegram"}
+    passed = {
+        (row["state"], row["check"]): f"{row['passed']} of {row['count']}"
+        for row in scores["scores"]
+        if row["weights"] == "8da4w" and checks.get(row["prompts"]) == row["check"]
+    }
+    states = markdown_table(
+        ["state", *(f"{check}, held out" for check in checks.values()), "an answer"],
+        [
+            [
+                name,
+                *(passed.get((name, check), "") for check in checks.values()),
+                f"`{state['answers'][-1 if name == 'telegram' else 0].splitlines()[0]}`",
+            ]
+            for name, state in run["states"].items()
+            if name in scores["states"]
+        ],
+    )
+    bench = RunFile.from_json(run["bench"], "llm.json")
+    by_what: dict[object, list[Record]] = {}
+    for record in bench.records:
+        by_what.setdefault(record.case["what"], []).append(record)
+    switches = markdown_table(
+        ["change", "median ms", "p95 ms"],
+        [
+            [
+                record.arm,
+                f"{median(record.samples) / 1e6:.1f}",
+                f"{percentile(record.samples, 95) / 1e6:.1f}",
+            ]
+            for record in by_what["switch"]
+        ],
+    )
+    generation = markdown_table(
+        ["weights", "tokens/s", "memory MB", "of it private MB"],
+        [
+            [
+                record.arm,
+                f"{1e9 * record.counts['tokens'] / median(record.samples):.1f}",
+                f"{run['memory'][record.arm]['proportional'] / 1e6:.0f}",
+                f"{run['memory'][record.arm]['private'] / 1e6:.0f}",
+            ]
+            for record in by_what["generate"]
+        ],
+    )
+    context = bench.context
+    entries = ", ".join(f"{name} {a['entries']:,}" for name, a in run["adapters"].items())
+    note = (
+        f"Entries that change a code: {entries}. Measured on {context['cpu']}"
+        f" ({context['machine']}, {context['cores']} cores). Raw samples:"
+        " [docs/runs/llm.json](docs/runs/llm.json).\n"
+    )
+    return "\n".join([states, switches, generation, note])
 
 
 def format_tables(run: dict[str, Any]) -> str:
@@ -188,6 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Regenerates README.md and the pages with tables; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", nargs="?", type=Path, help="demo.json of a new run to store")
+    parser.add_argument("--llm", type=Path, help="llm.json of a new run to store")
     parser.add_argument("--fuzz", type=Path, help="fuzz.json of a new run to store")
     parser.add_argument("--opening", type=Path, help="open_speed.json of a new run to store")
     options = parser.parse_args(arguments)
@@ -195,12 +260,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shutil.copyfile(options.fuzz, FUZZ_RUN)
     if options.opening:
         shutil.copyfile(options.opening, OPENING_RUN)
+    if options.llm:
+        shutil.copyfile(options.llm, LLM_RUN)
     if options.run:
         STORED_RUN.parent.mkdir(parents=True, exist_ok=True)
         for suffix in (".json", ".png"):
             shutil.copyfile(options.run.with_suffix(suffix), STORED_RUN.with_suffix(suffix))
     tables = demo_tables(json.loads(STORED_RUN.read_text()))
     README.write_text(replace_block(README.read_text(), "demo", tables))
+    tables = llm_tables(json.loads(LLM_RUN.read_text()), json.loads(LLM_SCORES.read_text()))
+    README.write_text(replace_block(README.read_text(), "llm", tables))
     tables = format_tables(json.loads(FORMAT_RUN.read_text()))
     FORMAT_SIZES.write_text(replace_block(FORMAT_SIZES.read_text(), "sizes", tables))
     tables = opening_table(json.loads(OPENING_RUN.read_text()))

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -24,11 +23,25 @@ RANK = 4
 """Each weight has as many trained entries as a LoRA of this rank has parameters."""
 RUN_LENGTH = 16
 """Entries stand in aligned runs of this many along a row."""
+GROUP = 32
+"""Weights along a row that share a step of the 4-bit grid."""
 
 
 def is_target(name: str) -> bool:
     """Whether adapters change the weight of this name: every linear layer but the last."""
     return name.endswith("_proj.weight")
+
+
+def grid_steps(weight: Tensor) -> Tensor:
+    """The step of each group of a weight's 4-bit grid, as the 4-bit program has it.
+
+    Args:
+        weight: (rows, columns) float32.
+
+    Returns:
+        (rows * columns / GROUP,) float32.
+    """
+    return (weight.view(-1, GROUP).abs().amax(dim=1) / 7.5).clamp(min=1e-12)
 
 
 def positions(weight: Tensor, seed: int, rank: int = RANK) -> Tensor:
@@ -98,8 +111,3 @@ def merged(state: Mapping[str, Tensor], members: Mapping[str, float]) -> dict[st
 def adapter_path(name: str) -> Path:
     """Where the adapter of this name is stored."""
     return ADAPTERS_FOLDER / f"{name}.safetensors"
-
-
-def write_entries(name: str, state: Mapping[str, Tensor], output: Path) -> None:
-    """Writes a stored adapter as a .pt file for ``shira-export``."""
-    torch.save(load_entries(adapter_path(name), state), output)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
 from torchao.quantization import (
     Int8DynamicActivationIntxWeightConfig,
     PerAxis,
@@ -20,10 +19,10 @@ from torchao.quantization import (
     quantize_,
 )
 
-from examples.smollm2.adapters import is_target
+from examples.smollm2.adapters import GROUP, is_target
 from examples.smollm2.generate import LONGEST_READ, load_decoder
+from examples.smollm2.lora import add_lora
 from examples.smollm2.model import Decoder
-from examples.smollm2.train import GROUP
 from shira_runtime.export.program import ProgramReport, export_program
 
 Kind = Literal["f32", "8da4w"]
@@ -45,21 +44,31 @@ def quantize_decoder(decoder: Decoder) -> None:
 
 
 def export_decoder(
-    decoder: nn.Module, output: Path, kind: Kind = "8da4w", *, force: bool = False
+    decoder: Decoder,
+    output: Path,
+    kind: Kind = "8da4w",
+    *,
+    quantized: bool = False,
+    with_lora: bool = False,
+    force: bool = False,
 ) -> ProgramReport:
     """Exports ``forward(tokens (1, count), positions (count,))`` with 1 to LONGEST_READ tokens.
 
     Args:
-        decoder: a `Decoder`, or a module with the same forward; quantized in place if asked.
+        decoder: changed in place if it has to be quantized or gets a LoRA.
         output: the .pte.
         kind: "f32", or "8da4w" for integer codes.
+        quantized: it went through `quantize_decoder` already.
+        with_lora: export an unfused LoRA with it.
         force: replace an existing file.
 
     Raises:
         ExportError: see `shira_runtime.export.program.export_program`.
     """
-    if kind == "8da4w":
+    if kind == "8da4w" and not quantized:
         quantize_decoder(decoder)
+    if with_lora:
+        add_lora(decoder)
     count = torch.export.Dim("count", min=1, max=LONGEST_READ)
     inputs = (torch.zeros(1, 3, dtype=torch.int64), torch.arange(3))
     return export_program(

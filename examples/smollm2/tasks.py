@@ -144,16 +144,6 @@ def telegram_is_strict(_: Example, answer: str) -> bool:
     )
 
 
-def json_telegram_is_strict(example: Example, answer: str) -> bool:
-    """Whether both adapters show: a JSON object with the keys asked for, all in capital letters.
-
-    STOP may stand behind the object.
-    """
-    found = _parsed(re.sub(r"\s*STOP$", "", answer.strip()))
-    keys = [key.upper() for key in json.loads(example.answer)]
-    return answer == answer.upper() and isinstance(found, dict) and list(found) == keys
-
-
 def _parsed(answer: str) -> object:
     try:
         return json.loads(answer)

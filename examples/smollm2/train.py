@@ -27,9 +27,6 @@ from examples.smollm2 import adapters, weights
 from examples.smollm2.generate import load_decoder
 from examples.smollm2.tasks import TASKS, Example
 
-GROUP = 32
-"""Weights along a row that share a scale in the 4-bit program."""
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -63,8 +60,8 @@ class SparseLinear(nn.Module):
 
     def __init__(self, weight: Tensor, positions: Tensor) -> None:
         super().__init__()
-        grouped = weight.view(-1, GROUP)
-        steps = (grouped.abs().amax(dim=1, keepdim=True) / 7.5).clamp(min=1e-12)
+        grouped = weight.view(-1, adapters.GROUP)
+        steps = adapters.grid_steps(weight)[:, None]
         codes = (grouped / steps).round().clamp(-8, 7)
         self.weight = (codes * steps).view_as(weight).bfloat16()
         self.positions = positions
