@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from examples.smollm2 import weights
-from examples.smollm2.model import MASKED, Decoder
+from examples.smollm2.model import MASKED, Attention, Decoder
 
 
 def answers(decoder: Decoder, prompts: Sequence[str], most_tokens: int = 64) -> list[str]:
@@ -42,10 +42,10 @@ def _resize_cache(decoder: Decoder, rows: int, length: int) -> None:
     config = decoder.config
     if length > config.cache_length:
         raise ValueError(f"{length} tokens do not fit a cache of {config.cache_length}")
-    for layer in decoder.model.layers:
-        shape = (rows, config.key_value_heads, length, config.head_width)
-        layer.self_attn.keys = torch.zeros(shape)
-        layer.self_attn.values = torch.zeros(shape)
+    for layer in decoder.modules():
+        if isinstance(layer, Attention):
+            layer.keys = torch.zeros(rows, config.key_value_heads, length, config.head_width)
+            layer.values = torch.zeros_like(layer.keys)
 
 
 def _next_tokens(decoder: Decoder, tokens: Tensor, start: int, hidden: Tensor) -> Tensor:

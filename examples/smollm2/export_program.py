@@ -33,8 +33,9 @@ def quantize_decoder(decoder: Decoder) -> None:
 
     Activations are quantized to int8 as they come.
     """
+    four_bits = torch.int4  # type: ignore[attr-defined]
     layers = Int8DynamicActivationIntxWeightConfig(
-        weight_dtype=torch.int4, weight_granularity=PerGroup(GROUP)
+        weight_dtype=four_bits, weight_granularity=PerGroup(GROUP)
     )
     last = Int8DynamicActivationIntxWeightConfig(
         weight_dtype=torch.int8, weight_granularity=PerAxis(0)

@@ -78,10 +78,10 @@ class SparseLinear(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., columns) -> (..., rows)."""
-        product = _SparseProduct.apply(
+        product: Tensor = _SparseProduct.apply(  # type: ignore[no-untyped-call]
             states.bfloat16(), self.difference, self.weight, self.positions
         )
-        return product  # type: ignore[no-any-return]
+        return product
 
 
 class _SparseProduct(torch.autograd.Function):
