@@ -181,9 +181,11 @@ def from_numpy(
 
     Args:
         arrays: weights by name: float32, float16, or bfloat16 (as ml_dtypes.bfloat16, or as uint16
-            bits together with `dtypes`); C-contiguous, writeable, in native byte order. The Program
-            keeps them, and they cannot be resized in place while it does.
-        dtypes: "bf16" for the names of uint16 arrays that hold bfloat16 bits.
+            bits together with `dtypes`), or the codes of a quantized weight as int8; C-contiguous,
+            writeable, in native byte order. The Program keeps them, and they cannot be resized in
+            place while it does.
+        dtypes: "bf16" for the names of uint16 arrays that hold bfloat16 bits, "int4" for those of
+            int8 arrays that hold codes of 4 bits, -8 to 7.
         public_key: accept only adapters signed by this key; see `Program.require_signature`.
 
     Raises:
@@ -317,12 +319,13 @@ def _size_obstacle(shape: tuple[int, ...]) -> str | None:
 def _numpy_dtype(name: str, array: NDArray[Any], declared: str | None) -> str:
     if not isinstance(array, np.ndarray):
         raise error_of("INVALID_ARGUMENT", f"is {type(array).__name__}, not an array", tensor=name)
-    if array.dtype == np.uint16 and declared == "bf16":
-        return "bf16"
-    found = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(array.dtype.name)
+    if (array.dtype.name, declared) in (("uint16", "bf16"), ("int8", "int4")):
+        return str(declared)
+    names = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int8": "int8"}
+    found = names.get(array.dtype.name)
     if found is None or declared not in (None, found):
         hint = "; for bfloat16 bits give dtypes={name: 'bf16'}" if array.dtype == np.uint16 else ""
-        wanted = declared or "float32, float16 or bfloat16"
+        wanted = declared or "float32, float16, bfloat16 or int8"
         raise error_of(
             "INVALID_ARGUMENT", f"its dtype is {array.dtype}, expected {wanted}{hint}", tensor=name
         )

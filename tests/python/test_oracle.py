@@ -29,14 +29,17 @@ from shira_runtime.export.image import SCALED_CODECS
 Arrays = dict[str, NDArray[Any]]
 SWITCHES = 10_000
 COMPARE_EVERY = 100
+CODES = {"i8.weight": 128, "i4.weight": 8}  # weights of integer codes: how far they go below 0
 SCALES = (1.0, 1.0, 1.0, 0.5, 0.25, -1.0, 2.0, 1 / 3, 0.7, 0.0, 1e-3)
 
 
 # --- the oracle ---
 
 
-def narrow(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
+def narrow(values: NDArray[np.float32], name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Round float32 to the weight's dtype, to nearest with ties to even; bfloat16 by hand."""
+    if name in CODES:
+        return np.clip(np.rint(values), -CODES[name], CODES[name] - 1).astype(dtype)
     if dtype != ml_dtypes.bfloat16:
         return values.astype(dtype)
     bits = values.view(np.uint32).astype(np.uint64)
@@ -84,7 +87,7 @@ def expected(
             if entries.kind == "target" and scale == 1:
                 flat[at] = entries.values
         computed = (touched > 0) & ~(exact & (touched == 1))
-        flat[computed] = narrow((wide + total)[computed], flat.dtype)
+        flat[computed] = narrow((wide + total)[computed], name, flat.dtype)
         result[name] = flat.tobytes()
     return result
 
@@ -132,7 +135,10 @@ def random_mask(rng: np.random.Generator, weight: NDArray[Any]) -> NDArray[np.in
 def random_entries(
     rng: np.random.Generator, name: str, weight: NDArray[Any], at: NDArray[np.int64]
 ) -> build.AdapterTensor:
-    """Targets, deltas as they are, or deltas of one of the scaled codecs."""
+    """Targets, deltas as they are, or deltas of one of the scaled codecs; for codes targets."""
+    if name in CODES:
+        codes = rng.integers(-CODES[name], CODES[name], at.size, np.int8)
+        return replace(tensor_entries(name, weight, at, codes), dtype=name[:2])
     style = rng.integers(3)
     if style == 0:
         return tensor_entries(name, weight, at, awkward(rng, at.size, weight.dtype, 0.05))
@@ -152,7 +158,12 @@ def random_adapter(
     tensors = [
         replace(
             random_entries(rng, tensor, base[tensor], at),
-            rules=derive(at, base[tensor].shape, base[tensor].reshape(-1), SeedSource()).rules,
+            rules=derive(
+                at,
+                base[tensor].shape,
+                None if tensor in CODES else base[tensor].reshape(-1),
+                SeedSource(),
+            ).rules,
         )
         for tensor, at in masks.items()
         if rng.random() < 0.8 or tensor == "f32.weight"
@@ -246,11 +257,17 @@ def base_arrays(rng: np.random.Generator) -> Arrays:
 
 
 def test_random_switches_of_numpy_arrays() -> None:
-    base = base_arrays(np.random.default_rng(11))
+    rng = np.random.default_rng(11)
+    base = base_arrays(rng)
+    for name, reach in CODES.items():
+        base[name] = rng.integers(-reach, reach, (37, 53), np.int8)
     live = {name: array.copy() for name, array in base.items()}
-    run_switches(
-        from_numpy(live), lambda: {n: array.tobytes() for n, array in live.items()}, base, seed=12
-    )
+    program = from_numpy(live, {"i4.weight": "int4"})
+    assert {name: program.tensors[name].dtype for name in CODES} == {
+        "i8.weight": "int8",
+        "i4.weight": "int4",
+    }
+    run_switches(program, lambda: {n: array.tobytes() for n, array in live.items()}, base, seed=12)
 
 
 def test_random_switches_of_a_torch_module() -> None:

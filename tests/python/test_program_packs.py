@@ -250,7 +250,7 @@ def test_scaled_deltas_are_added(codec: str, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["i8", "i4"])
-def test_integer_codes_are_read_and_not_applied(dtype: str) -> None:
+def test_integer_codes_are_read_and_fit_no_floats(dtype: str) -> None:
     codes = np.array([-8, 0, 7], np.int8)
     entries = build.AdapterTensor(
         "w", dtype, (4, 5), np.array([1, 7, 19]), codes, "target", bytes(16), bytes(16)

@@ -214,6 +214,7 @@ ODD_ARRAYS: dict[str, tuple[Any, str, str]] = {
     "column order": (np.zeros((2, 3), np.float32, order="F"), "INVALID_ARGUMENT", "C-contiguous"),
     "strided": (np.zeros((4, 4), np.float32)[:, ::2], "INVALID_ARGUMENT", "C-contiguous"),
     "float64": (np.zeros((2, 2)), "INVALID_ARGUMENT", "float64"),
+    "uint8": (np.zeros(4, np.uint8), "INVALID_ARGUMENT", "bfloat16 or int8"),
     "uint16 without a name": (np.zeros(4, np.uint16), "INVALID_ARGUMENT", "dtypes="),
     "other byte order": (np.zeros(4, np.dtype(">f4")), "INVALID_ARGUMENT", "byte order"),
     "no elements": (np.zeros((0, 3), np.float32), "INVALID_ARGUMENT", "no elements"),
