@@ -35,6 +35,7 @@ class ProgramSource {
 
   const std::string& path() const { return path_; }
   uint64_t file_bytes() const { return file_bytes_; }
+  uint64_t flatbuffer_bytes() const { return head_.flatbuffer_end_bytes; }
   bool is_ptd() const { return head_.is_ptd; }
   Flatbuffer& buffer() { return *buffer_; }
   const FlatTable& root() const { return root_; }

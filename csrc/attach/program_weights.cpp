@@ -40,6 +40,7 @@ class WeightReader {
       SHIRA_TRY(files_[i]->check());
     }
     named_data_.sort();
+    records_left_bytes_ = 2 * program_.flatbuffer_bytes();
     read_plans();
     SHIRA_TRY(program_.check());
     for (const auto& [place, part] : parts_) SHIRA_TRY(read_part(part));
@@ -120,6 +121,7 @@ class WeightReader {
     }
     // Payloads that overlap would be read many times over.
     graph_bytes_ += payload->graph.size_bytes;
+    records_left_bytes_ += 2 * payload->graph.size_bytes;
     if (graph_bytes_ > program_.file_bytes() || payload->graph.size_bytes > INT32_MAX) {
       return bad_program_file(program_.path(), part.payload.offset_bytes,
                               "the graphs of its delegates have more bytes than the file");
@@ -189,8 +191,12 @@ class WeightReader {
   Result<void> add(ProgramWeight weight, const Methods& methods) {
     uint64_t cost_bytes = kWeightCostBytes;
     for (const std::string_view method : methods) cost_bytes += sizeof(std::string) + method.size();
-    buffer_.pay(program_.root().position(), cost_bytes);
-    SHIRA_TRY(program_.check());
+    // A hostile file would share a payload among many methods, or a name among many weights.
+    if (cost_bytes > records_left_bytes_) {
+      return bad_program_file(program_.path(), program_.root().position(),
+                              "the file describes more weights than it has bytes for");
+    }
+    records_left_bytes_ -= cost_bytes;
     result_.weights.push_back(std::move(weight));
     const auto [place, is_new] = known_.insert(result_.weights.size() - 1);
     if (is_new) {
@@ -231,6 +237,7 @@ class WeightReader {
   std::map<std::pair<uint64_t, uint64_t>, Part> parts_;  // by offset and size
   std::map<std::string_view, Methods> other_delegates_;
   uint64_t graph_bytes_ = 0;
+  uint64_t records_left_bytes_ = 0;  // for what is kept of weights
   ProgramWeights result_;
   std::vector<Methods> methods_;  // of each weight
   std::set<size_t, ByIdentity> known_{ByIdentity{&result_.weights}};

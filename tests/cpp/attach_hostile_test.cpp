@@ -14,6 +14,7 @@
 #include "attach/mapped_file.h"
 #include "attach/program_file.h"
 #include "attach_fixtures.h"
+#include "flatbuffer_victim.h"
 
 namespace shira {
 namespace {
@@ -44,42 +45,12 @@ FlatTensors small_flat_tensors() {
   return content;
 }
 
-/// A flatbuffer to be damaged: finds its fields by the rules of the encoding, without any check.
-class Victim {
+/// One of the two small files.
+class Victim : public test::FlatbufferVictim {
  public:
-  explicit Victim(Bytes bytes) : bytes_(std::move(bytes)) {}
-
-  const Bytes& bytes() const { return bytes_; }
-  Bytes& bytes() { return bytes_; }
-
-  template <typename T>
-  T get(size_t position) const {
-    T value;
-    memcpy(&value, &bytes_.at(position), sizeof(value));
-    return value;
-  }
-  template <typename T>
-  void put(size_t position, T value) {
-    memcpy(&bytes_.at(position), &value, sizeof(value));
-  }
+  using FlatbufferVictim::FlatbufferVictim;
 
   size_t root() const { return get<uint32_t>(0); }
-  size_t list_of_fields(size_t table) const { return table - get<int32_t>(table); }
-  size_t slot(size_t table, unsigned number) const {
-    return list_of_fields(table) + 4 + 2 * size_t{number};
-  }
-  size_t field(size_t table, unsigned number) const {
-    return table + get<uint16_t>(slot(table, number));
-  }
-  size_t follow(size_t position) const { return position + get<uint32_t>(position); }
-  size_t child(size_t table, unsigned number) const { return follow(field(table, number)); }
-  size_t item_reference(size_t table, unsigned number, size_t index) const {
-    return child(table, number) + 4 + 4 * index;
-  }
-  size_t item(size_t table, unsigned number, size_t index) const {
-    return follow(item_reference(table, number, index));
-  }
-
   // .pte: root -> plan 0 -> value 1 (fc.weight) -> its tensor.
   size_t plan() const { return item(root(), 1, 0); }
   size_t value() const { return item(plan(), 2, 1); }
@@ -91,9 +62,6 @@ class Victim {
   size_t ptd_segment(size_t i = 0) const { return item(root(), 1, i); }
   size_t entry(size_t i = 0) const { return item(root(), 2, i); }
   size_t layout() const { return child(entry(), 2); }
-
- private:
-  Bytes bytes_;
 };
 
 enum class Outcome { refused, accepted };

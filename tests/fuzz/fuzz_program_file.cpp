@@ -1,10 +1,10 @@
-// Fuzz target: the tables of a .pte (fuzz_pte) or .ptd (fuzz_ptd). Whatever they say, every range
-// lies in the file.
-// SPDX-License-Identifier: Apache-2.0
+// Fuzz target: the tables of a .pte (fuzz_pte) or .ptd (fuzz_ptd), and a program's weights.
+// Whatever they say, every range lies in the file. SPDX-License-Identifier: Apache-2.0
 #include <cstring>
 #include <vector>
 
 #include "attach/program_file.h"
+#include "attach/program_weights.h"
 #include "check.h"
 #include "memory_meter.h"
 
@@ -51,6 +51,44 @@ void parse(const std::vector<uint8_t>& bytes) {
   }
 }
 
+void check_weight(const ProgramWeight& weight, uint64_t file_bytes) {
+  for (const WeightBytes* part :
+       {&weight.codes, &weight.scales, &weight.zero_points, &weight.bias}) {
+    FUZZ_CHECK(part->file_index == 0);
+    check_range(part->range.offset_bytes, part->range.size_bytes, file_bytes);
+  }
+  if (!weight.why_not.empty()) return;
+  FUZZ_CHECK(weight.dtype && weight.dims.size() == 2 && weight.storage != WeightStorage::unknown);
+  const uint64_t row_count = weight.dims[0];
+  const uint64_t column_count = weight.dims[1];
+  const bool is_nibbles = *weight.dtype == Dtype::i4;
+  FUZZ_CHECK(row_count * column_count > 0);
+  FUZZ_CHECK(weight.codes.range.size_bytes ==
+             row_count *
+                 (is_nibbles ? (column_count + 1) / 2 : column_count * dtype_bytes(*weight.dtype)));
+  if (is_float(*weight.dtype)) return;
+  const uint64_t group_count = weight.group_length == 0 ? 1 : column_count / weight.group_length;
+  FUZZ_CHECK(weight.scales.range.size_bytes ==
+             row_count * group_count * dtype_bytes(weight.scale_dtype));
+}
+
+void parse_weights(const std::vector<uint8_t>& bytes) {
+  const MemoryMeter meter;
+  const auto list = parse_program_weights({ByteReader(bytes.data(), bytes.size())}, {"fuzz"});
+  FUZZ_CHECK(meter.peak_bytes() <= 64 * 1024 + 64 * bytes.size());
+  if (!list.ok()) {
+    FUZZ_CHECK(list.error().status == Status::BAD_PROGRAM_FILE ||
+               list.error().status == Status::TRUNCATED);
+    return;
+  }
+  const ProgramWeight* previous = nullptr;
+  for (const ProgramWeight& weight : list.value().weights) {
+    FUZZ_CHECK(!weight.name.empty() && (previous == nullptr || previous->name < weight.name));
+    check_weight(weight, bytes.size());
+    previous = &weight;
+  }
+}
+
 }  // namespace
 }  // namespace shira::fuzz
 
@@ -59,5 +97,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size_bytes) {
   // Another kind of file is another target's business.
   if (bytes.size() >= 8) std::memcpy(&bytes[4], SHIRA_FUZZ_IDENTIFIER, 4);
   shira::fuzz::parse(bytes);
+  shira::fuzz::parse_weights(bytes);
   return 0;
 }

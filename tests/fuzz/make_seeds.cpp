@@ -9,6 +9,7 @@
 #include "attach_fixtures.h"
 #include "packed_cache_builder.h"
 #include "shb_sample.h"
+#include "weights_builder.h"
 
 namespace shira::fuzz {
 namespace {
@@ -99,6 +100,7 @@ void add_program_files(const Folder& folder) {
   program.constant_bytes = 160;
   program.segment_alignment = 16;
   folder.add("fuzz_pte", "two_methods.pte", test::make_pte(program));
+  folder.add("fuzz_pte", "weights.pte", test::make_weights_pte().bytes);
   test::FlatTensors content;
   content.constants = {{"fc.weight", test::kF32, {3, 8}, {}, 0},
                        {"fc.bias", test::kF16, {8}, {}, 1},

@@ -118,6 +118,14 @@ BUGS = (
         "check failed: offset_bytes <= file_bytes",
     ),
     Bug(
+        "a delegate's weight that is larger than its data",
+        "csrc/attach/program_weights.cpp",
+        "if (needed_bytes > bytes->range.size_bytes) {",
+        "if (needed_bytes > 2 * bytes->range.size_bytes) {",
+        "fuzz_pte",
+        "check failed: offset_bytes <= file_bytes",
+    ),
+    Bug(
         "the same for a .ptd",
         "csrc/attach/program_tables.cpp",
         "} else if (end_bytes > file_bytes && buffer->ok()) {",
