@@ -121,7 +121,7 @@ BUGS = (
         "a delegate's weight that is larger than its data",
         "csrc/attach/program_weights.cpp",
         "if (needed_bytes > bytes->range.size_bytes) {",
-        "if (needed_bytes > 2 * bytes->range.size_bytes) {",
+        "if (needed_bytes > UINT64_MAX - bytes->range.size_bytes) {",
         "fuzz_pte",
         "check failed: offset_bytes <= file_bytes",
     ),
