@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attach/nibble_rows.h"
 
-#include "kernels/moves.h"
+#include <cstddef>
 
 namespace shira {
 namespace {
@@ -11,6 +11,22 @@ unsigned shift_of(uint64_t index) { return index % 2 == 0 ? 4 : 0; }
 
 uint8_t code_in(uint8_t byte, uint64_t index) {
   return static_cast<uint8_t>((byte >> shift_of(index) & 15) - 8);
+}
+
+void put_into(uint8_t* byte, uint64_t index, uint8_t code) {
+  const auto nibble = static_cast<uint8_t>((code + 8U) & 15U);
+  *byte = static_cast<uint8_t>((*byte & ~(15U << shift_of(index))) | nibble << shift_of(index));
+}
+
+// Calls entry(j, byte that has element index[j]) for every j. Entries lie far apart, so that their
+// cache lines are asked for ahead, to read (0) or to write (1).
+template <int kWrites, typename Entry>
+void for_each_byte(uint8_t* table, const uint32_t* index, size_t count, Entry entry) {
+  constexpr size_t kAhead = 96;
+  for (size_t j = 0; j < count; ++j) {
+    if (count - j > kAhead) __builtin_prefetch(table + index[j + kAhead] / 2, kWrites);
+    entry(j, table[index[j] / 2]);
+  }
 }
 
 class NibbleRows : public ElementLayout {
@@ -22,25 +38,21 @@ class NibbleRows : public ElementLayout {
   ElementPlace place_of(uint32_t index) const override { return {index / 2, index / 2}; }
 
   void gather(const uint32_t* index, size_t count, uint8_t* out) const override {
-    kernels::for_each_ahead<kernels::kPrefetchDistance>(
-        count, [=, table = table_](size_t j) { kernels::ask_to_read(table + index[j] / 2); },
-        [=, table = table_](size_t j) { out[j] = code_in(table[index[j] / 2], index[j]); });
+    for_each_byte<0>(table_, index, count,
+                     [=](size_t j, uint8_t& byte) { out[j] = code_in(byte, index[j]); });
   }
 
   void store(const uint32_t* index, size_t count, const uint8_t* values) const override {
-    kernels::for_each_ahead<kernels::kPrefetchDistance>(
-        count, [=, table = table_](size_t j) { kernels::ask_to_write(table + index[j] / 2); },
-        [=, table = table_](size_t j) { write(table, index[j], values[j]); });
+    for_each_byte<1>(table_, index, count,
+                     [=](size_t j, uint8_t& byte) { put_into(&byte, index[j], values[j]); });
   }
 
   void swap(const uint32_t* index, size_t count, const uint8_t* values,
             uint8_t* out) const override {
-    kernels::for_each_ahead<kernels::kPrefetchDistance>(
-        count, [=, table = table_](size_t j) { kernels::ask_to_write(table + index[j] / 2); },
-        [=, table = table_](size_t j) {
-          out[j] = code_in(table[index[j] / 2], index[j]);
-          write(table, index[j], values[j]);
-        });
+    for_each_byte<1>(table_, index, count, [=](size_t j, uint8_t& byte) {
+      out[j] = code_in(byte, index[j]);
+      put_into(&byte, index[j], values[j]);
+    });
   }
 
   void read(uint64_t first_index, uint64_t count, uint8_t* out) const override {
@@ -73,12 +85,6 @@ class NibbleRows : public ElementLayout {
     const uint64_t first_in_byte = first_index % 2;
     for (uint64_t i = 0; i < count; ++i)
       out[i] = code_in(bytes[(first_in_byte + i) / 2], first_index + i);
-  }
-
-  static void write(uint8_t* table, uint32_t index, uint8_t code) {
-    uint8_t& byte = table[index / 2];
-    const auto nibble = static_cast<uint8_t>((code + 8U) & 15U);
-    byte = static_cast<uint8_t>((byte & ~(15U << shift_of(index))) | nibble << shift_of(index));
   }
 
   uint8_t* const table_;
