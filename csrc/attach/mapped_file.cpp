@@ -324,33 +324,18 @@ Result<std::vector<TensorSpec>> attach_mapped_file(const std::string& path,
   return specs;
 }
 
-Result<std::vector<TensorSpec>> attach_own_mapping(const std::string& path,
-                                                   const std::shared_ptr<uint8_t>& mapping,
-                                                   const std::vector<std::string>& names) {
+Result<std::shared_ptr<Region>> attach_own_mapping(const std::string& path,
+                                                   const std::shared_ptr<uint8_t>& mapping) {
   SHIRA_ASSIGN(File source, File::open(path));
   SHIRA_ASSIGN(const FileState state, source.state());
-  SHIRA_ASSIGN(const ProgramFile file, read_program_file(source));
   SHIRA_ASSIGN(const FileIdentity identity, identity_of(source));
   SHIRA_ASSIGN(const ProcessMaps maps, ProcessMaps::read());
   const auto begin = reinterpret_cast<uintptr_t>(mapping.get());
-  const PageSpan span{begin, whole_pages({0, file.file_bytes}, page_bytes()).size_bytes, 0};
+  const PageSpan span{begin, whole_pages({0, state.size_bytes}, page_bytes()).size_bytes, 0};
   SHIRA_ASSIGN(const std::shared_ptr<Attachment> attachment,
                Attachment::make(std::move(source), identity, state, {span}, mapping));
   SHIRA_TRY(attachment->check_pages(maps, attachment->pages(0), span.begin, span.end()));
-  const auto region = std::make_shared<MappedRegion>(attachment, 0);
-  std::vector<TensorSpec> specs;
-  for (const std::string& name : names) {
-    const auto tensor = std::lower_bound(
-        file.tensors.begin(), file.tensors.end(), name,
-        [](const ProgramTensor& t, const std::string& wanted) { return t.name < wanted; });
-    if (tensor == file.tensors.end() || tensor->name != name) {
-      return Error{Status::UNKNOWN_TENSOR, "the file names no such constant", path, name};
-    }
-    if (!tensor->patchable) return Error{Status::NOT_SUPPORTED, tensor->why_not, path, name};
-    specs.push_back({tensor->name, tensor->dtype, tensor->dims,
-                     mapping.get() + tensor->offset_bytes, region, tensor->shares_storage_with});
-  }
-  return specs;
+  return std::shared_ptr<Region>(std::make_shared<MappedRegion>(attachment, 0));
 }
 
 }  // namespace shira

@@ -43,13 +43,11 @@ Result<std::vector<TensorSpec>> attach_mapped_file(const std::string& path,
                                                    const std::vector<Anchor>& anchors);
 
 /// Attach mode C: the loader is ours and has mapped the whole of `path` from byte 0 on at
-/// `mapping`, private and writable, so that nothing has to be replaced. Returns the tensors of
-/// `names`, whose regions keep `mapping` alive; whoever lets go of it last unmaps it.
-///
-/// DETACHED (`mapping` does not show the file that is at `path` now), READ_ONLY, UNKNOWN_TENSOR,
-/// NOT_SUPPORTED (the constant cannot be patched), OUT_OF_MEMORY, and those of read_program_file().
-Result<std::vector<TensorSpec>> attach_own_mapping(const std::string& path,
-                                                   const std::shared_ptr<uint8_t>& mapping,
-                                                   const std::vector<std::string>& names);
+/// `mapping`, private and writable, so that nothing has to be replaced. Returns the region of all
+/// that is in it, which keeps `mapping` alive; whoever lets go of it last unmaps it.
+/// DETACHED (`mapping` does not show the file that is at `path` now), READ_ONLY, IO_ERROR,
+/// OUT_OF_MEMORY.
+Result<std::shared_ptr<Region>> attach_own_mapping(const std::string& path,
+                                                   const std::shared_ptr<uint8_t>& mapping);
 
 }  // namespace shira

@@ -14,9 +14,13 @@
 #include <utility>
 
 #include "attach/mapped_file.h"
+#include "attach/nibble_rows.h"
 #include "attach/program_file.h"
+#include "attach/program_weights.h"
 #include "executorch/loaded_method.h"
 #include "executorch/log_capture.h"
+#include "executorch/packed_cache.h"
+#include "executorch/packed_weights.h"
 #include "executorch/private_mapping.h"
 
 namespace shira {
@@ -73,6 +77,7 @@ struct ExecutorchProgram::State {
   et::LoadBackendOptionsMap backend_options;
   std::vector<std::string> method_names;  // of the file, in its order
   std::vector<std::unique_ptr<LoadedMethod>> methods;
+  PackedCacheIndex packed_index;
   std::map<std::string, std::string> unpatchable;
   Program program;
 
@@ -81,7 +86,9 @@ struct ExecutorchProgram::State {
   Result<void> give_xnnpack_a_cache();
   Result<void> load_methods(std::vector<std::string> wanted);
   Result<void> attach();
-  std::string why_unpatchable(const ModelFile& file, const ProgramTensor& tensor) const;
+  Result<std::vector<TensorSpec>> attach_packed(const ProgramWeights& weights);
+  Result<std::vector<TensorSpec>> attach_mapped(size_t file_index, const ProgramWeights& weights);
+  std::string why_not_held(const std::string& name, const void* place) const;
   LoadedMethod* find(const std::string& name) const;
   Error no_such_method(const std::string& name) const;
 };
@@ -172,14 +179,12 @@ Result<void> ExecutorchProgram::State::load_methods(std::vector<std::string> wan
   return {};
 }
 
-/// Empty when a method computes with the constant where the file is mapped.
-std::string ExecutorchProgram::State::why_unpatchable(const ModelFile& file,
-                                                      const ProgramTensor& tensor) const {
-  if (!tensor.patchable) return tensor.why_not;
-  const void* const place = file.mapping->data() + tensor.offset_bytes;
+/// Empty when the methods compute with the constant at this place in the mapped file.
+std::string ExecutorchProgram::State::why_not_held(const std::string& name,
+                                                   const void* place) const {
   bool is_held = false;
   for (const auto& method : methods) {
-    const void* const found = method->find_constant(tensor.name);
+    const void* const found = method->find_constant(name);
     if (found == nullptr) continue;
     if (found != place)
       return "method '" + method->info().name + "' computes with a copy of it, which it may change";
@@ -191,25 +196,75 @@ std::string ExecutorchProgram::State::why_unpatchable(const ModelFile& file,
              : "no loaded method holds it: unused or delegated";
 }
 
-Result<void> ExecutorchProgram::State::attach() {
+/// Weights that a delegate has packed.
+Result<std::vector<TensorSpec>> ExecutorchProgram::State::attach_packed(
+    const ProgramWeights& weights) {
+  if (!packed_cache) return std::vector<TensorSpec>{};
+  std::vector<std::shared_ptr<PrivateMapping>> mappings;
+  for (const auto& file : files) mappings.push_back(file->mapping);
+  std::vector<std::string> loaded_names;
+  for (const auto& method : methods) loaded_names.push_back(method->info().name);
+  SHIRA_ASSIGN(PackedWeights found,
+               find_packed_weights(*packed_cache, weights, mappings, loaded_names));
+  packed_index = std::move(found.index);
+  unpatchable.merge(found.unpatchable);
+  return std::move(found.specs);
+}
+
+/// Weights that kernels read where the file is mapped: plain ones, and tables of codes.
+Result<std::vector<TensorSpec>> ExecutorchProgram::State::attach_mapped(
+    size_t file_index, const ProgramWeights& weights) {
+  const ModelFile& file = *files[file_index];
   std::vector<TensorSpec> specs;
-  for (const auto& file : files) {
-    std::vector<std::string> names;
-    for (const ProgramTensor& tensor : file->tables.tensors) {
-      const std::string reason = why_unpatchable(*file, tensor);
-      if (reason.empty()) {
-        names.push_back(tensor.name);
-      } else {
-        unpatchable.emplace(tensor.name, reason);
-      }
+  const auto add = [&](const std::string& name, uint64_t offset_bytes, const std::string& why_not,
+                       Dtype dtype, const std::vector<uint32_t>& dims) {
+    uint8_t* const place = file.mapping->data() + offset_bytes;
+    const std::string reason = why_not.empty() ? why_not_held(name, place) : why_not;
+    if (reason.empty()) {
+      specs.push_back({name, dtype, dims, place, nullptr, {}, nullptr});
+    } else {
+      unpatchable.emplace(name, reason);
     }
-    file->mapping->keep_pages();
-    if (names.empty()) continue;
-    const std::shared_ptr<uint8_t> bytes(file->mapping, file->mapping->data());
-    SHIRA_ASSIGN(std::vector<TensorSpec> attached,
-                 attach_own_mapping(file->tables.path, bytes, names));
-    std::move(attached.begin(), attached.end(), std::back_inserter(specs));
+    return reason.empty();
+  };
+  for (const ProgramWeight& weight : weights.weights) {
+    const bool is_table = weight.storage == WeightStorage::byte_table ||
+                          weight.storage == WeightStorage::nibble_table;
+    if (!is_table || weight.codes.file_index != file_index) continue;
+    if (!add(weight.name, weight.codes.range.offset_bytes, weight.why_not, *weight.dtype,
+             weight.dims))
+      continue;
+    specs.back().shares_storage_with = weight.shares_storage_with;
+    if (weight.storage == WeightStorage::nibble_table)
+      specs.back().layout = make_nibble_rows(specs.back().data, weight.dims[0], weight.dims[1]);
   }
+  for (const ProgramTensor& tensor : file.tables.tensors) {
+    if (add(tensor.name, tensor.offset_bytes, tensor.patchable ? "" : tensor.why_not, tensor.dtype,
+            tensor.dims))
+      specs.back().shares_storage_with = tensor.shares_storage_with;
+  }
+  if (specs.empty()) return specs;
+  const std::shared_ptr<uint8_t> bytes(file.mapping, file.mapping->data());
+  SHIRA_ASSIGN(const std::shared_ptr<Region> region, attach_own_mapping(file.tables.path, bytes));
+  for (TensorSpec& spec : specs) spec.region = region;
+  return specs;
+}
+
+Result<void> ExecutorchProgram::State::attach() {
+  std::vector<ByteReader> bytes;
+  std::vector<std::string> labels;
+  for (const auto& file : files) {
+    bytes.emplace_back(file->mapping->data(), file->mapping->size_bytes());
+    labels.push_back(file->tables.path);
+  }
+  SHIRA_ASSIGN(const ProgramWeights weights, parse_program_weights(bytes, labels));
+  SHIRA_ASSIGN(std::vector<TensorSpec> specs, attach_packed(weights));
+  for (size_t i = 0; i < files.size(); ++i) {
+    SHIRA_ASSIGN(std::vector<TensorSpec> mapped, attach_mapped(i, weights));
+    std::move(mapped.begin(), mapped.end(), std::back_inserter(specs));
+    files[i]->mapping->keep_pages();
+  }
+  for (const TensorSpec& spec : specs) unpatchable.erase(spec.name);
   if (specs.empty()) return {};
   return program.add_tensors(std::move(specs));
 }
@@ -282,9 +337,8 @@ Result<std::vector<Value>> ExecutorchProgram::execute(const std::string& method,
   return loaded->execute(inputs);
 }
 
-Result<std::vector<PackedEntry>> ExecutorchProgram::packed_weights() const {
-  if (!state_->packed_cache) return std::vector<PackedEntry>{};
-  return state_->packed_cache->read_index();
+const std::vector<PackedCacheEntry>& ExecutorchProgram::packed_weights() const {
+  return state_->packed_index.entries();
 }
 
 }  // namespace shira

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "base/result.h"
-#include "executorch/packed_cache.h"
 #include "executorch/value.h"
+#include "packed/cache_index.h"
 #include "runtime/program.h"
 
 namespace shira {
@@ -60,7 +60,7 @@ class ExecutorchProgram {
   Result<std::vector<Value>> execute(const std::string& method, const std::vector<Value>& inputs);
 
   /// What the XNNPACK delegate has packed for this program. Empty without such a delegate.
-  Result<std::vector<PackedEntry>> packed_weights() const;
+  const std::vector<PackedCacheEntry>& packed_weights() const;
 
  private:
   struct State;

@@ -2,22 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstdint>
 #include <string>
-#include <vector>
 
 #include "base/result.h"
 
 namespace shira {
-
-/// One packed weight. The name is what XNNPACK calls it: the SHA-256 of the unpacked weight in
-/// lower-case hex, for some layouts followed by that of the bias.
-struct PackedEntry {
-  std::string name;
-  uint64_t offset_bytes = 0;  // in the file
-  uint64_t size_bytes = 0;
-  uint32_t seed = 0;  // stands for the packing function
-};
 
 /// A memfd, given to the XNNPACK delegate as its load-time option "packed_cache_path". It belongs
 /// to one program: the delegate looks packed weights up by name alone, so that a second program on
@@ -39,10 +28,8 @@ class PackedCache {
   /// number in this one is used again: nothing that was loaded with it may outlive this object.
   const std::string& path() const { return path_; }
 
-  /// What the delegate has written so far. Empty when it has packed nothing here: weights without a
-  /// name, and all of them where the processor lacks the instructions, stay in the heap.
-  /// BAD_PROGRAM_FILE when the index is not one of the version that is known here.
-  Result<std::vector<PackedEntry>> read_index() const;
+  /// Nobody, whoever has the file open, can make it shorter from now on: its pages stay.
+  void keep_size() const;
 
  private:
   PackedCache(int descriptor, std::string path) : descriptor_(descriptor), path_(std::move(path)) {}

@@ -34,7 +34,7 @@ Result<std::shared_ptr<PrivateMapping>> PrivateMapping::map(const std::string& p
     return file.system_error(what, code);
   }
   return std::shared_ptr<PrivateMapping>(
-      new PrivateMapping(std::move(file), static_cast<uint8_t*>(memory), state.size_bytes));
+      new PrivateMapping(std::move(file), state, static_cast<uint8_t*>(memory)));
 }
 
 PrivateMapping::~PrivateMapping() { munmap(data_, static_cast<size_t>(size_bytes_)); }

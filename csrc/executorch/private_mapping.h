@@ -27,7 +27,8 @@ class PrivateMapping {
   PrivateMapping(const PrivateMapping&) = delete;
   PrivateMapping& operator=(const PrivateMapping&) = delete;
 
-  const std::string& path() const { return file_.path(); }
+  const File& file() const { return file_; }
+  const FileState& state() const { return state_; }  // when it was mapped
   uint8_t* data() const { return data_; }
   uint64_t size_bytes() const { return size_bytes_; }
 
@@ -37,10 +38,11 @@ class PrivateMapping {
   void keep_pages() { keeps_pages_ = true; }
 
  private:
-  PrivateMapping(File file, uint8_t* data, uint64_t size_bytes)
-      : file_(std::move(file)), data_(data), size_bytes_(size_bytes) {}
+  PrivateMapping(File file, const FileState& state, uint8_t* data)
+      : file_(std::move(file)), state_(state), data_(data), size_bytes_(state.size_bytes) {}
 
   const File file_;
+  const FileState state_;
   uint8_t* const data_;
   const uint64_t size_bytes_;
   std::atomic<bool> keeps_pages_{false};

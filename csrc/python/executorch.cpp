@@ -159,7 +159,7 @@ PYBIND11_MODULE(_executorch, module) {
           "method"_a, "inputs"_a)
       .def("packed_weights", [](const ExecutorchProgram& self) {
         py::list rows;
-        for (const PackedEntry& entry : unlocked([&] { return self.packed_weights(); }))
+        for (const PackedCacheEntry& entry : self.packed_weights())
           rows.append(py::make_tuple(text(entry.name), entry.offset_bytes, entry.size_bytes));
         return rows;
       });

@@ -74,8 +74,7 @@ TEST(ExecutorchProgram, MethodsAreDescribed) {
   EXPECT_TRUE(methods[1].backends.empty());
   ASSERT_EQ(program->program().tensors().size(), 2U);
   EXPECT_EQ(program->program().tensors()[1].name, "layer.weight");
-  ASSERT_TRUE(program->packed_weights().ok());
-  EXPECT_TRUE(program->packed_weights().value().empty());
+  EXPECT_TRUE(program->packed_weights().empty());
 }
 
 TEST(ExecutorchProgram, SwitchingChangesWhatEveryMethodComputesWith) {

@@ -16,7 +16,7 @@ from executorch.exir import (
 )
 from torch import Tensor, nn
 
-from shira_runtime.export.program import _NamedConstants
+from shira_runtime.export.lower import _NamedConstants
 
 DTYPES = {
     "float32": torch.float32,
