@@ -75,6 +75,9 @@ class NibbleRows : public ::testing::Test {
 
 TEST_F(NibbleRows, EveryElementIsWhereItBelongs) {
   Bytes bytes = {0x0F, 0x1E, 0x87, 0x78};
+  FakeRegion file;
+  file.live = &bytes;
+  file.pristine = bytes;
   const auto layout = make_nibble_rows(bytes.data(), 2, 4);
   EXPECT_EQ(layout->size_bytes(), 4U);
   const Bytes codes = encode_values(Dtype::i4, {-8, 7, -7, 6, 0, -1, -1, 0});
@@ -84,6 +87,9 @@ TEST_F(NibbleRows, EveryElementIsWhereItBelongs) {
       layout->read(first, count, out.data());
       Bytes expected(&codes[first], &codes[first] + count);
       expected.push_back(0x55);
+      EXPECT_EQ(out, expected);
+      out.assign(count + 1, 0x55);
+      ASSERT_TRUE(layout->read_source(file, bytes.data(), first, count, out.data()).ok());
       EXPECT_EQ(out, expected);
     }
   }
