@@ -98,9 +98,11 @@ def program(
         for name, tensor in sorted(report.tensors.items())
     ]
     print_table(("constant", "dtype", "shape", "bytes"), rows)
+    if report.packed:
+        packed = [(name, key[:16]) for name, key in report.packed.items()]
+        print_table(("weight that XNNPACK packs", "key"), packed)
     delegated = [name for name in report.delegated if name not in report.packed]
     for what, names in (
-        ("packed by the delegate, switchable by this project's loader", report.packed),
         ("delegated", delegated),
         ("unused", report.unused),
         ("missing", report.missing),
