@@ -78,7 +78,7 @@ class NibbleRows : public ElementLayout {
  private:
   // How many bytes these elements lie in.
   static uint64_t bytes_of(uint64_t first_index, uint64_t count) {
-    return (first_index + count + 1) / 2 - first_index / 2;
+    return count == 0 ? 0 : (first_index + count + 1) / 2 - first_index / 2;
   }
 
   static void unpack(const uint8_t* bytes, uint64_t first_index, uint64_t count, uint8_t* out) {
