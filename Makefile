@@ -184,7 +184,8 @@ WHEEL_PIP = .venv-$*/bin/python -m pip install -qq --disable-pip-version-check -
 test-wheel-%: .venv-%/wheel
 	@mkdir -p build/outside
 	@cd build/outside && $(CURDIR)/.venv-$*/bin/pytest --rootdir=$(CURDIR) \
-	  -c $(CURDIR)/pyproject.toml -p no:cacheprovider $(CURDIR)/tests $(PYTEST_ARGS)
+	  -c $(CURDIR)/pyproject.toml -p no:cacheprovider -n $(PYTEST_WORKERS) --dist worksteal \
+	  $(CURDIR)/tests $(PYTEST_ARGS)
 
 .PHONY: test-full
 test-full: setup ## make test, the tests marked slow, test-arm, the sanitizers and make fuzz
