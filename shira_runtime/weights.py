@@ -63,7 +63,7 @@ class ProgramWeight:
         """The elements, (rows, columns): int8, one for each code, or float32 or float16.
 
         Raises:
-            UnsupportedError: `why_not` keeps them from being understood.
+            UsageError: NOT_SUPPORTED: `why_not` keeps them from being understood.
             FormatError: the file has become shorter.
             FileError: it cannot be read.
         """

@@ -22,7 +22,9 @@ using WeightNames = std::vector<std::pair<std::string_view, std::string_view>>; 
 Result<WeightNames> read_weight_names(ProgramSource* program);
 
 /// Gives each weight a name, sorts by name, and says which ones share their codes. A weight with
-/// several names is listed under each of them. Names that are there already are kept, but for
+/// several names is listed under each of them. Of weights with equal codes and other scales it is
+/// not known whose name is whose, and none can be switched. Names that are there already are kept,
+/// but for
 /// "#2" and so on behind the second weight of a name. BAD_PROGRAM_FILE when that takes more than a
 /// small multiple of the file.
 Result<void> name_weights(const WeightNames& names, ProgramSource* program,

@@ -1,32 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`shira inspect`: what is in an adapter file, or which constants of a program can be switched."""
+"""`shira inspect`: what is in an adapter file, or which weights of a program can be switched."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from shira_runtime import _core
 from shira_runtime.commands.adapters import IndexFrom, Tiers, open_file, require_regular
 from shira_runtime.commands.describe import PEFT_BYTES_PER_ENTRY, describe_file
-from shira_runtime.commands.output import Json, count, note, print_json, print_table, say
+from shira_runtime.commands.inspect_program import describe_program, show_program
+from shira_runtime.commands.output import Json, Misuse, count, print_json, print_table, say
 
 
 def inspect(
     file: Annotated[Path, typer.Argument(help="A .shb, .pte or .ptd file.")],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="A .ptd file of a .pte; may be repeated.")
+    ] = None,
     tiers: Tiers = None,
     index_from: IndexFrom = None,
     json: Json = False,
 ) -> None:
-    """Show what is in an adapter file, or a program's named constants."""
-    require_regular(file)
+    """Show what is in an adapter file, or which weights of a program can be switched and how."""
+    for each in (file, *(data or ())):
+        require_regular(each)
     with file.open("rb") as stream:
         start = stream.read(8)
     if start[4:6] in (b"ET", b"FT"):
-        description = _describe_program(_core.ProgramFile.read(os.fsencode(file)))
+        description = describe_program(file, data or ())
+    elif data:
+        raise Misuse("--data belongs to a .pte")
     else:
         description = describe_file(open_file(file, tiers, index_from))
     if json:
@@ -34,7 +39,7 @@ def inspect(
     elif description["kind"] == "shb":
         _show_file(description)
     else:
-        _show_program(description)
+        show_program(description)
 
 
 def _show_file(file: dict[str, Any]) -> None:
@@ -100,55 +105,3 @@ def _show_adapter(adapter: dict[str, Any]) -> None:
 def _coding(part: dict[str, Any]) -> str:
     block = f" of {part['block_length']}" if part["block_length"] > 1 else ""
     return f"{part['codec']}{block}"
-
-
-def _describe_program(program: _core.ProgramFile) -> dict[str, Any]:
-    return {
-        "file": program.path,
-        "kind": "ptd" if program.is_ptd else "pte",
-        "file_bytes": program.file_bytes,
-        "constants_offset_bytes": program.constants_offset_bytes,
-        "constants_size_bytes": program.constants_size_bytes,
-        "tensors": [
-            {
-                "name": tensor.name,
-                "dtype": tensor.dtype if tensor.patchable else None,
-                "shape": list(tensor.shape),
-                "offset_bytes": tensor.offset_bytes,
-                "size_bytes": tensor.size_bytes,
-                "switchable": tensor.patchable and not tensor.shares_storage_with,
-                "why_not": tensor.why_not or _shared(tensor.shares_storage_with) or None,
-            }
-            for tensor in program.tensors
-        ],
-    }
-
-
-def _shared(other: str) -> str:
-    return f"has the same bytes as {other}" if other else ""
-
-
-def _show_program(program: dict[str, Any]) -> None:
-    tensors = program["tensors"]
-    switchable = sum(tensor["switchable"] for tensor in tensors)
-    say(
-        f".{program['kind']} of {count(program['file_bytes'])} bytes with {len(tensors)} named"
-        f" constants, {switchable} of them switchable"
-    )
-    print_table(
-        ("constant", "shape", "dtype", "offset", "bytes", "switchable", "why not"),
-        [
-            (
-                tensor["name"],
-                "x".join(map(str, tensor["shape"])),
-                tensor["dtype"] or "",
-                tensor["offset_bytes"],
-                tensor["size_bytes"],
-                tensor["switchable"],
-                tensor["why_not"] or "",
-            )
-            for tensor in tensors
-        ],
-    )
-    if not tensors:
-        note("No constant has a name: `shira program` exports programs whose constants have.")

@@ -89,7 +89,7 @@ def test_inspect_lists_named_constants(folder: Path, capsys: pytest.CaptureFixtu
     assert constants["0.weight"]["shape"] == [16, 32]
     assert constants["0.weight"]["switchable"] is True
     assert cli.main(["inspect", f"{folder}/model.pte"]) == 0
-    assert "4 named constants, 4 of them switchable" in capsys.readouterr().out
+    assert "4 named weights, 4 of them switchable" in capsys.readouterr().out
 
 
 def test_verify_against_a_program(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of `shira inspect` about programs: what can be switched in them, how, and what not."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from shira_runtime import _core
+from shira_runtime.commands.output import count, note, print_table, say
+
+#: How a weight is switched -> what that asks of the loader.
+MODES = {
+    "mapped": "floats, stored into a private mapping of the file; whoever loaded it, by mmap",
+    "byte table": "int8 codes, stored into a private mapping of the file; by load_program",
+    "nibble table": "int4 codes, stored into a private mapping of the file; by load_program",
+    "packed": (
+        "packed by XNNPACK when a method is loaded, stored into what it packed; by load_program,"
+        " which compares that with the file first and refuses a layout that it does not know"
+    ),
+}
+
+
+def describe_program(path: Path, data: Sequence[Path]) -> dict[str, Any]:
+    """A .pte with its .ptd files, or one .ptd: every weight with a name, sorted by name."""
+    program = _core.ProgramFile.read(os.fsencode(path))
+    constants = [program, *(_core.ProgramFile.read(os.fsencode(each)) for each in data)]
+    tensors = {
+        tensor.name: _describe_constant(tensor, file)
+        for file in constants
+        for tensor in file.tensors
+    }
+    if not program.is_ptd:
+        files = [file.path for file in constants]
+        for weight in _core.program_weights(os.fsencode(path), [os.fsencode(d) for d in data]):
+            tensors[weight.name] = _describe_weight(weight, files)
+    return {
+        "file": program.path,
+        "kind": "ptd" if program.is_ptd else "pte",
+        "file_bytes": program.file_bytes,
+        "constants_offset_bytes": program.constants_offset_bytes,
+        "constants_size_bytes": program.constants_size_bytes,
+        "tensors": [tensors[name] for name in sorted(tensors)],
+    }
+
+
+def _describe_constant(tensor: _core.ProgramTensor, file: _core.ProgramFile) -> dict[str, Any]:
+    switchable = tensor.patchable and not tensor.shares_storage_with
+    return {
+        "name": tensor.name,
+        "dtype": tensor.dtype if tensor.patchable else None,
+        "shape": list(tensor.shape),
+        "group_length": 0,
+        "file": file.path,
+        "offset_bytes": tensor.offset_bytes,
+        "size_bytes": tensor.size_bytes,
+        "owner": None,
+        "methods": None,
+        "mode": "mapped" if switchable else None,
+        "switchable": switchable,
+        "why_not": tensor.why_not or _shared(tensor.shares_storage_with) or None,
+    }
+
+
+def _describe_weight(weight: _core.ProgramWeight, files: Sequence[str]) -> dict[str, Any]:
+    switchable = not weight.why_not and not weight.shares_storage_with
+    node = f" {weight.node}" if weight.node else ""
+    return {
+        "name": weight.name,
+        "dtype": weight.dtype,
+        "shape": list(weight.shape),
+        "group_length": weight.group_length,
+        "file": files[weight.file_index],
+        "offset_bytes": weight.offset_bytes,
+        "size_bytes": weight.size_bytes,
+        "owner": weight.owner + node,
+        "methods": list(weight.methods),
+        "mode": weight.storage if switchable else None,
+        "switchable": switchable,
+        "why_not": weight.why_not or _shared(weight.shares_storage_with) or None,
+    }
+
+
+def _shared(other: str) -> str:
+    return f"has the same bytes as {other}" if other else ""
+
+
+def show_program(program: dict[str, Any]) -> None:
+    """Print what `describe_program` gave: totals, how each kind is switched, and every weight."""
+    tensors = program["tensors"]
+    switchable = sum(tensor["switchable"] for tensor in tensors)
+    say(
+        f".{program['kind']} of {count(program['file_bytes'])} bytes with {len(tensors)} named"
+        f" weights, {switchable} of them switchable"
+    )
+    if not tensors:
+        note("Nothing has a name: `shira program` exports programs whose weights have.")
+        return
+    totals: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for tensor in tensors:
+        total = totals[tensor["mode"] or "(none)", tensor["dtype"] or ""]
+        total[0] += 1
+        total[1] += tensor["size_bytes"]
+    print_table(
+        ("switched as", "dtype", "weights", "bytes"),
+        [(*kind, *total) for kind, total in sorted(totals.items())],
+    )
+    for mode, meaning in MODES.items():
+        if any(tensor["mode"] == mode for tensor in tensors):
+            say(f"{mode}: {meaning}")
+    print_table(
+        ("weight", "shape", "dtype", "offset", "bytes", "switched as", "used by", "why not"),
+        [
+            (
+                tensor["name"],
+                "x".join(map(str, tensor["shape"])),
+                _dtype(tensor),
+                tensor["offset_bytes"],
+                tensor["size_bytes"],
+                tensor["mode"] or "-",
+                _user(tensor),
+                tensor["why_not"] or "",
+            )
+            for tensor in tensors
+        ],
+    )
+
+
+def _dtype(tensor: dict[str, Any]) -> str:
+    groups = f" of {tensor['group_length']}" if tensor["group_length"] else ""
+    return f"{tensor['dtype'] or ''}{groups}"
+
+
+def _user(tensor: dict[str, Any]) -> str:
+    if tensor["owner"] is None:
+        return ""
+    return f"{tensor['owner']} in {', '.join(tensor['methods'])}"
