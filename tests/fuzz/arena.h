@@ -26,7 +26,7 @@ class Arena {
     FUZZ_CHECK(memory != MAP_FAILED);
     begin_ = static_cast<uint8_t*>(memory) + kGuardBytes;
     FUZZ_CHECK(mprotect(begin_, kSizeBytes, PROT_READ | PROT_WRITE) == 0);
-    // Small positive numbers, read as f32, f16 or bf16.
+    // Small positive numbers, read as f32, f16 or bf16; codes of 8 bits.
     for (size_t i = 0; i < kSizeBytes; ++i) begin_[i] = static_cast<uint8_t>(0x30 + i * 7 % 11);
     pristine_.assign(begin_, begin_ + kSizeBytes);
     clear();

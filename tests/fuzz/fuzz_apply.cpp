@@ -47,15 +47,15 @@ struct Weights {
   std::vector<TensorSpec> specs;
   std::vector<Bytes> is_touched;  // by tensor and element, 0 or 1
 
-  /// False when there are tensors that the runtime does not take, or too large ones.
+  /// False when there are too large tensors.
   bool lay_out(const Adapter& adapter) {
     arena.clear();
     const auto region = std::make_shared<ArenaRegion>();
     for (const AdapterTensor& tensor : adapter.tensors) {
-      if (!is_float(tensor.dtype) || tensor.numel > Arena::kSizeBytes) return false;
+      if (tensor.numel > Arena::kSizeBytes) return false;
       uint8_t* data = arena.add(tensor.numel * dtype_bytes(tensor.dtype));
       if (data == nullptr) return false;
-      specs.push_back({tensor.name, tensor.dtype, tensor.dims, data, region, {}});
+      specs.push_back({tensor.name, tensor.dtype, tensor.dims, data, region, {}, {}});
       const Result<IndexList> list = positions_of(tensor, data);
       FUZZ_CHECK(list.ok());
       Bytes touched(static_cast<size_t>(tensor.numel));
@@ -92,6 +92,7 @@ Bytes forge_fingerprints(const uint8_t* data, size_t size_bytes, const Weights& 
   std::optional<ShbParts> parts = take_apart(data, size_bytes);
   FUZZ_CHECK(parts.has_value());
   for (Row& row : *parts->rows(layout::kTensors)) {
+    if (row.fields[layout::tensor::kFlags] == 0) continue;  // of an unbound adapter beside it
     const std::string name = parts->name_of(row);
     for (size_t t = 0; t < weights.specs.size(); ++t) {
       if (weights.specs[t].name != name) continue;
@@ -102,23 +103,30 @@ Bytes forge_fingerprints(const uint8_t* data, size_t size_bytes, const Weights& 
   return put_together(std::move(*parts));
 }
 
-/// An adapter of deltas for the same weights, at other positions and some of the same.
+/// An adapter for the same weights, at other positions and some of the same: deltas, and target
+/// values of codes.
 std::shared_ptr<const Adapter> companion(Weights* weights) {
   testing::AdapterInput input;
-  input.bound = false;
   for (size_t t = 0; t < weights->specs.size(); ++t) {
     testing::TensorInput tensor;
     tensor.name = weights->specs[t].name;
     tensor.dtype = weights->specs[t].dtype;
     tensor.dims = weights->specs[t].dims;
-    tensor.kind = ValueKind::delta;
+    if (is_float(tensor.dtype)) {
+      tensor.kind = ValueKind::delta;
+    } else {
+      tensor.value_dtype = tensor.dtype;
+    }
     Bytes& is_touched = weights->is_touched[t];
     const size_t step = is_touched.size() / 64 + 1;
     for (size_t i = 0; i < is_touched.size(); i += step) {
       tensor.index.push_back(static_cast<uint32_t>(i));
       is_touched[i] = 1;
     }
-    tensor.set_values(std::vector<float>(tensor.index.size(), 0.25F));
+    const float value = tensor.kind == ValueKind::delta ? 0.25F : -5.0F;
+    tensor.set_values(std::vector<float>(tensor.index.size(), value));
+    const uint8_t* base = weights->specs[t].data;
+    tensor.set_base(Bytes(base, base + is_touched.size() * dtype_bytes(tensor.dtype)));
     input.tensors.push_back(std::move(tensor));
   }
   const Bytes bytes = testing::build_adapter(input);
