@@ -148,7 +148,8 @@ def export_program(
     data_path = None if data_path is None else _new_file(data_path, ".ptd", force)
     if backend not in ("portable", "xnnpack"):
         raise ExportError(f"unknown backend {backend!r}, expected portable or xnnpack")
-    if module.training:
+    # The graphs that quantizers make have no modes, and say that they are in training.
+    if module.training and not isinstance(module, torch.fx.GraphModule):
         raise ExportError("the module is in training mode; call .eval() before the export")
     if quantize in _DELEGATED_ONLY and backend != "xnnpack":
         raise ExportError(f"{quantize} computes in integers, for which only xnnpack has operators")

@@ -16,11 +16,14 @@ from export_inputs import random_pairs
 from shb_reader import read_shb
 from torch import nn
 
+from shira_runtime import load_program
 from shira_runtime.export import export_adapter
 from shira_runtime.export.base import xxh3_128
 from shira_runtime.export.cli import main
 from shira_runtime.export.errors import ExportError
 from shira_runtime.export.program import export_program
+from shira_runtime.export.program_checks import named_tensors
+from shira_runtime.export.quantize import quantize_module, weight_codes
 from shira_runtime.weights import program_weights
 
 
@@ -225,6 +228,55 @@ def test_a_fine_tuned_model_becomes_a_sparse_adapter(
         for aware, snaps in errors.items()
     }
     assert squared[True] < squared[False]
+
+
+def merge(module: nn.Module, name: str, new: Any) -> None:
+    """Put the values that an adapter gives a weight into the module that a program is made of."""
+    tensor = weight_codes(dict(named_tensors(module))[name])
+    if tensor.dtype == torch.uint8:  # two codes in a byte
+        new = (new[:, ::2] + 8) << 4 | (new[:, 1::2] + 8)
+    tensor.data.copy_(torch.from_numpy(np.ascontiguousarray(new)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_switched_program_computes_what_a_merged_one_does(
+    tmp_path: Path, programs: Callable[[str], Path], kind: str
+) -> None:
+    """Byte for byte, against a program exported with the same codes; and the base's, reverted."""
+    path = programs(kind)
+    names = [name for name in SHAPES if name in program_weights(path)]
+    assert len(names) >= 2
+    source = save_deltas(tmp_path / "de.pt", deltas(names))
+    export_adapter(source, tmp_path / "de.shb", base=path)
+    written = read_shb(tmp_path / "de.shb")["tensors"]
+    assert sorted(written) == sorted(names)
+    options = dict(KINDS[kind])
+    module: nn.Module = net(kind)
+    chosen = {key: options.pop(key, None) for key in ("quantize", "embedding_bits")}
+    if any(chosen.values()):
+        module = quantize_module(
+            module, INPUTS, chosen["quantize"], embedding_bits=chosen["embedding_bits"]
+        )
+    for name, tensor in written.items():
+        codes = program_weights(path)[name].codes()
+        values = tensor["values"]
+        is_code = tensor["dtype"] in ("i8", "i4")
+        codes.reshape(-1)[tensor["indices"]] = values.view(np.int8) if is_code else values
+        merge(module, name, codes)
+    export_program(module, INPUTS, tmp_path / "merged.pte", **options)
+    ids = INPUTS[0].numpy()
+    merged, program = load_program(tmp_path / "merged.pte"), load_program(path)
+    refused = {name: why for name, why in program.unpatchable.items() if name in names}
+    if refused:
+        pytest.skip(f"this CPU's packing is not known: {refused}")
+    base = program.forward(ids)[0].tobytes()
+    program.add_adapter(tmp_path / "de.shb")
+    program.switch("de")
+    switched = program.forward(ids)[0].tobytes()
+    assert switched == merged.forward(ids)[0].tobytes()
+    assert switched != base
+    program.switch(None)
+    assert program.forward(ids)[0].tobytes() == base
 
 
 class Result(NamedTuple):
