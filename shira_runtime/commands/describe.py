@@ -15,7 +15,7 @@ from shira_runtime import Adapter, AdapterFile, _core
 __all__ = ["PEFT_BYTES_PER_ENTRY", "describe_file"]
 
 PEFT_BYTES_PER_ENTRY = 12  # two int32 indices and a float32 value
-_ELEMENT_BITS = {"f32": 32, "f16": 16, "bf16": 16, "i8": 8, "i4": 4}
+_ELEMENT_BITS = {"f32": 32, "f16": 16, "bf16": 16, "int8": 8, "int4": 4}
 _SECTIONS = {
     1: "adapters",
     2: "tensors",

@@ -54,6 +54,15 @@ def test_inspect_shows_an_adapter(shira: Shira, files: Files) -> None:
 # --- verify ---
 
 
+@pytest.mark.parametrize(("kind", "dtype"), [("int8", "int8"), ("int4_group", "int4")])
+def test_inspect_shows_an_adapter_of_codes(shira: Shira, kind: str, dtype: str) -> None:
+    path = Path(__file__).parents[1] / "programs" / "packed" / f"{kind}.shb"
+    (adapter,) = shira("inspect", path, "--json").json["adapters"]
+    assert [tensor["dtype"] for tensor in adapter["tensors"]] == [dtype, dtype]
+    assert all(1 <= tensor["pages"] <= 2 for tensor in adapter["tensors"])
+    assert dtype in shira("inspect", path).out
+
+
 def test_verify_a_file_alone(shira: Shira, files: Files) -> None:
     ran = shira("verify", files.de)
     assert (ran.code, ran.err) == (0, "")
