@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 
 import numpy as np
@@ -212,3 +213,33 @@ def test_lines_without_a_key_are_refused(delegated, tmp_path):
         (tmp_path / "bad.pte").write_bytes(path.read_bytes().replace(line, harmed))
         with pytest.raises(ProgramFormatError, match="a name, a tab and a key"):
             read_packed_keys(tmp_path / "bad.pte")
+
+
+FACTORY = """
+import torch
+def make():
+    torch.manual_seed(1)
+    layers = torch.nn.Sequential(torch.nn.Embedding(10, 128), torch.nn.Linear(128, 16)).eval()
+    return layers, (torch.tensor([[1, 2]]),)
+"""
+
+
+def test_the_command_quantizes(shira, tmp_path):
+    (tmp_path / "factory.py").write_text(FACTORY)
+    path = tmp_path / "net.pte"
+    arguments = [f"{tmp_path}/factory.py:make", "-o", path, "--backend", "xnnpack", "--force"]
+    arguments += ["--quantize", "8da4w", "--group-size", "64", "--embedding-bits", "4"]
+    ran = shira("program", *arguments)
+    assert ran.code == 0, ran.err
+    (name, key), tensors = *read_packed_keys(path).items(), read_program_tensors(path)
+    assert name == "1.weight"
+    assert re.search(rf"weight that XNNPACK packs +key.*1\.weight +{key[:16]} ", ran.out, re.DOTALL)
+    assert tensors["0.scales"].shape == (10, 2)
+    # int4 codes in groups of 64 columns: two scales a row, of 16 bits.
+    sizes = sorted(end - start for start, end in read_named_data(path).values())
+    assert sizes == [16 * 2 * 2, 16 * 4, 16 * 64]
+    ran = shira("program", *arguments[:-4], "--json")
+    assert ran.json["packed"] == {name: read_packed_keys(path)[name]}
+    assert ran.json["packed"] != {name: key}
+    ran = shira("program", *arguments, "--quantize", "int3")
+    assert ran.code == 2
