@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compute import ComputedTensor
+from .derive import NO_RULE
 from .snap import made_changes
 
 
@@ -71,7 +72,7 @@ def _keep(
 ) -> ComputedTensor:
     if chosen.all():
         return tensor
-    kept = tensor.select(chosen)
+    kept = replace(tensor.select(chosen), derivation=NO_RULE)
     if kept.snap is not None:
         left_out = kept.snap.left_out_squared + left_out_squared
         kept = replace(kept, snap=replace(kept.snap, left_out_squared=left_out))

@@ -247,7 +247,7 @@ def snap_entries(
         before=grid.codes.reshape(-1)[indices],
         targets=codes,
         base_digest=xxh3_128(grid.codes),
-        derivation=derive(indices, grid.codes.shape, None, SeedSource(settings.random_seed)),
+        derivation=_derive_codes(indices, grid, settings),
         snap=Snap(grid.steps_at(indices), is_clipped, indices.size),
     )
 
@@ -302,8 +302,16 @@ def snap_dense(
         before=base_codes[indices],
         targets=codes,
         base_digest=xxh3_128(grid.codes),
+        derivation=_derive_codes(indices, grid, settings),
         snap=Snap(steps, is_clipped, changed_count, left_out_squared),
     )
+
+
+def _derive_codes(indices: NDArray[np.int64], grid: Grid, settings: ComputeSettings) -> Derivation:
+    if indices.size == 0:
+        return Derivation()
+    codes = grid.codes.reshape(-1)
+    return derive(indices, grid.codes.shape, codes, SeedSource(settings.random_seed))
 
 
 def _trained_on(

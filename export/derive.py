@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .dtypes import bits, short_name
 from .encode_index import common_block_length, find_runs
-from .image import IndexCodec, IndexStream
+from .image import DERIVED_CODECS, IndexCodec, IndexStream
 from .seeded import strata, stratified_blocks, weight_seed
 from .shapes import Shape
 
@@ -32,6 +32,10 @@ class Derivation:
 
     rules: tuple[IndexStream, ...] = ()
     refusals: dict[IndexCodec, str] = field(default_factory=dict)
+
+
+#: Of a mask that lost some of its entries: whatever rule it had, it has no more.
+NO_RULE = Derivation(refusals=dict.fromkeys(DERIVED_CODECS, "some of its entries were left out"))
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def derive(
     Args:
         indices: (nnz,) strictly increasing flat indices.
         shape: of the tensor.
-        base_values: (element_count,) the base as deployed, or None if it is not known.
+        base_values: (element_count,) the base as deployed, codes as int8; None if it is not known.
         seed_source: for random masks.
     """
     found = {
@@ -137,6 +141,8 @@ def topk_rule(indices: NDArray[np.int64], base_values: NDArray[Any] | None) -> I
     """Tell whether the mask is that of the largest base values, ties by ascending index."""
     if base_values is None:
         return "the base is not known"
+    if base_values.dtype == np.int8:
+        return "the base holds integer codes"
     magnitudes = _magnitudes(base_values)
     chosen = magnitudes[indices]
     smallest = chosen.min()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .derive import Derivation, SeedSource, derive
+from .derive import NO_RULE
 
 if TYPE_CHECKING:
     from .compute import ComputedTensor
@@ -107,8 +107,7 @@ def finish_snapping(
         reports.append(_report(tensor, tensor.snap))
         is_changed = changes_code(tensor)
         if not keep_masks and not is_changed.all():
-            tensor = tensor.select(is_changed)
-            tensor = replace(tensor, derivation=_derive_again(tensor))
+            tensor = replace(tensor.select(is_changed), derivation=NO_RULE)
         if tensor.indices.size:
             kept.append(tensor)
     return kept, sorted(reports, key=lambda report: report.name.encode())
@@ -161,10 +160,3 @@ def _report(tensor: ComputedTensor, snap: Snap) -> SnapReport:
         relative_error=math.sqrt(squared_error / squared_norm) if squared_norm else 0.0,
         change_norm=math.sqrt(squared_norm),
     )
-
-
-def _derive_again(tensor: ComputedTensor) -> Derivation:
-    """Look for a rule of the positions that are left; a seed gave others."""
-    if tensor.indices.size == 0:
-        return Derivation()
-    return derive(tensor.indices, tensor.shape, None, SeedSource())

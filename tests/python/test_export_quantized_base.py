@@ -340,6 +340,26 @@ def test_the_command_reports_what_became_of_each_tensor(
         assert re.search(expected, result.stdout), expected
 
 
+def test_the_command_chooses_entries_of_a_fine_tuned_model(
+    run: Run, programs: Callable[[str], Path], tmp_path: Path
+) -> None:
+    state = net().state_dict()
+    torch.save(state, tmp_path / "float.pt")
+    torch.save({"up.weight": state["up.weight"] * 1.1}, tmp_path / "tuned.pt")
+    options = ("--base", programs("8da8w"), "--trained-on", "float.pt", "--density", "0.01")
+    result = run("tuned.pt", "-o", "a.shb", *options, "--grid-aware", "--json")
+    assert (result.code, result.stderr) == (0, "")
+    report = json.loads(result.stdout)
+    assert report["entry_count"] == int(0.01 * 96 * 64)
+    (snapped,) = report["snapped"]
+    assert (snapped["source_count"], snapped["vanished_count"]) == (96 * 64, 0)
+    assert report["metadata"]["snapped"]["grid_aware"] is True
+    assert report["tensors"][0]["index_refusals"]["topk"] == "some of its entries were left out"
+    result = run("tuned.pt", "-o", "b.shb", "--base", programs("8da8w"), "--trained-on", "tuned.pt")
+    assert result.code == 1
+    assert "no value differs" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
