@@ -132,6 +132,23 @@ TEST_F(NibbleRows, VerifyBaseComparesWithTheFile) {
   EXPECT_EQ(report.modified[0].first_offset_bytes, index);
 }
 
+TEST_F(NibbleRows, ATruncatedFileIsAnAnswer) {
+  ASSERT_TRUE(program_.set_first_touch(FirstTouch::populate).ok());
+  const Bytes before = table();
+  const uint64_t tensor_bytes = before.size();
+  const uint64_t cut = weights_.content().size() - 2 * tensor_bytes + 8 * page_bytes();
+  for (const float scale : {1.0F, 0.5F}) {
+    weights_.truncate_to(cut & ~(page_bytes() - 1));
+    const Error error = program_.switch_to({{"x", scale}}).error();
+    EXPECT_EQ(error.status, Status::DETACHED) << error.message;
+    EXPECT_EQ(error.tensor, "table");
+    EXPECT_TRUE(program_.active().empty());
+    weights_.restore();
+    EXPECT_TRUE(table() == before);
+  }
+  switch_to({{"x", 1}});
+}
+
 TEST_F(NibbleRows, HardRevertAndReleasedPagesShowTheFile) {
   const SwitchReport applied = program_.switch_to({{"x", 1}}).value();
   const SwitchReport report = program_.hard_revert().value();
