@@ -94,12 +94,14 @@ def test_a_layer_is_computed_with_the_scales_of_another_that_has_its_codes(
         assert is_near(outputs[:, : first.shape[1]], first)
         assert np.array_equal(outputs[:, first.shape[1] :], outputs[:, : first.shape[1]])
     # Here both are listed as what cannot be switched, each with the other's name.
-    weights = program_weights(path)
+    weights, program = program_weights(path), load_program(path)
     assert len(weights) == 2
+    assert not program.tensors
     for name, weight in weights.items():
         (other,) = weights.keys() - {name}
         assert "XNNPACK packs equal codes once" in weight.why_not
         assert other in weight.why_not
+        assert program.unpatchable[name] == weight.why_not
 
 
 def test_int4_groups_are_told_apart_by_their_biases(run: Run, folder: Path) -> None:
@@ -118,6 +120,8 @@ def test_layers_whose_codes_differ_are_right_with_any_cache(run: Run, folder: Pa
         assert np.array_equal(run(path, cache), off)
     assert [weight.why_not for weight in program_weights(path).values()] == ["", ""]
     program = load_program(path)
+    assert sorted(program.tensors) == sorted(program_weights(path))
+    assert not program.unpatchable
     assert np.array_equal(program.forward(linear_layers.inputs().numpy())[0], off)
 
 
