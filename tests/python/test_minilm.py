@@ -74,8 +74,8 @@ def test_switched_output_is_that_of_merged_weights(
     base_path: Path,
     batches: list[tuple[torch.Tensor, torch.Tensor]],
 ) -> None:
-    if name != "minilm-de":
-        batches = batches[::4]  # one adapter meets every sentence; the others, every length
+    # Batches are in order of length: every length is met.
+    batches = batches[::4] if name == "minilm-de" else batches[::16]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tuned = peft.PeftModel.from_pretrained(load_encoder(), ADAPTERS / name)
