@@ -165,6 +165,8 @@ const std::vector<Case>& catalogue() {
        [](V* v) { v->put<uint32_t>(v->child(v->plan(1), 4) + 4, 1); }},
       {"a line without a tab", nullptr, "a line of the names",
        [](V* v) { v->put<char>(v->child(v->child(v->names_value(), 1), 0) + 4 + 9, ' '); }},
+      {"a line without a key", nullptr, "a line of the names",
+       [](V* v) { v->put<char>(v->child(v->child(v->names_value(), 1), 0) + 4 + 10, '\n'); }},
       {"a line that does not end", nullptr, "a line of the names",
        [](V* v) { v->put<char>(v->child(v->child(v->names_value(), 1), 0) + 4 + 74, ' '); }},
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "attach/weight_data.h"
@@ -171,7 +172,7 @@ TEST(ProgramWeights, DataMayLieInADataFile) {
             std::string::npos);
   test::FlatTensors content;
   content.constants = {{test::kCodesKey, 0, {32}, {}, 0}};
-  content.segments = {{0, 32}};
+  content.segments = {{0, 40}};
   const Bytes data = make_ptd(content);
   list = parse_program_weights({ByteReader(victim.bytes().data(), victim.bytes().size()),
                                 ByteReader(data.data(), data.size())},
@@ -180,7 +181,32 @@ TEST(ProgramWeights, DataMayLieInADataFile) {
   const ProgramWeight& layer = find(list.value(), "fc.weight");
   EXPECT_EQ(layer.why_not, "");
   EXPECT_EQ(layer.codes.file_index, 1U);
+  EXPECT_EQ(layer.codes.range.size_bytes, 32U) << "not the padding behind them";
   EXPECT_EQ(layer.scales.file_index, 0U);
+}
+
+TEST(ProgramWeights, NodesOfUnknownKindsMayReadAnything) {
+  for (const uint8_t kind : {uint8_t{17}, uint8_t{48}}) {
+    const auto list = parse(make_weights_pte(kind).bytes);
+    ASSERT_TRUE(list.ok()) << list.error().message;
+    const std::string& why_not = find(list.value(), "fc.weight").why_not;
+    EXPECT_EQ(why_not.find("unknown kind 48") != std::string::npos, kind == 48) << why_not;
+  }
+}
+
+TEST(ProgramWeights, ValuesMayStandInAnyOrder) {
+  const WeightsPte file = make_weights_pte();
+  FlatbufferVictim victim(file.bytes);
+  const size_t graph = victim.follow(file.graph);
+  const size_t layer = victim.child(victim.item(graph, 1, 0), 1);
+  for (const auto& [index, id] : {std::pair(0U, 3U), std::pair(3U, 0U)}) {
+    const size_t tensor = victim.child(victim.item(graph, 2, index), 1);
+    victim.put<uint32_t>(victim.field(tensor, 6), id);
+    victim.put<uint32_t>(victim.field(layer, index), id);
+  }
+  const auto list = parse(victim.bytes());
+  ASSERT_TRUE(list.ok()) << list.error().message;
+  EXPECT_EQ(find(list.value(), "fc.weight").why_not, "");
 }
 
 TEST(ProgramWeights, FilesOfTheWrongKindAreRefused) {

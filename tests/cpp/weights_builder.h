@@ -24,14 +24,20 @@ struct WeightsPte {
 };
 
 /// One fully connected node: an input of qdint8, an int4 filter (2, 32) in groups of 32, a bias.
-inline Bytes make_xnn_payload() {
+/// And another node of the kind `second_node`, unless that is 0, which reads its output.
+inline Bytes make_xnn_payload(uint8_t second_node) {
   FlatWriter w(8);
   const auto root = w.table_at(0, {{1, 4}, {2, 4}, {8, 4}});
-  const size_t nodes = w.references_at(root.fields.at(1), 1);
+  const size_t nodes = w.references_at(root.fields.at(1), second_node == 0 ? 1 : 2);
   const auto node = w.table_at(nodes, {{0, 1}, {1, 4}});
   w.put<uint8_t>(node.fields.at(0), 2);
   const auto layer = w.table_at(node.fields.at(1), {{0, 4}, {1, 4}, {2, 4}, {3, 4}, {4, 4}});
   for (unsigned i = 0; i < 4; ++i) w.put<uint32_t>(layer.fields.at(i), i);
+  if (second_node != 0) {
+    const auto other = w.table_at(nodes + 4, {{0, 1}, {1, 4}});
+    w.put<uint8_t>(other.fields.at(0), second_node);
+    w.put<uint32_t>(w.table_at(other.fields.at(1), {{0, 4}}).fields.at(0), 3);
+  }
   // Value i: its datatype, its shape, its constant.
   const std::vector<std::pair<int16_t, std::vector<uint32_t>>> values{
       {9, {1, 32}}, {10, {2, 32}}, {1, {2}}, {1, {1, 2}}};
@@ -85,8 +91,8 @@ inline Bytes make_xnn_payload() {
 
 /// Method "forward" calls embedding_4bit on the table "table" (4, 16) in groups of 8, and the
 /// delegate, whose weight is named "fc.weight". File bytes of weights are data_byte()s.
-inline WeightsPte make_weights_pte() {
-  const Bytes payload = make_xnn_payload();
+inline WeightsPte make_weights_pte(uint8_t second_node = 0) {
+  const Bytes payload = make_xnn_payload(second_node);
   FlatWriter w(40);
   const auto root = w.table_at(0, {{1, 4}, {4, 4}, {5, 4}, {7, 4}});
   const size_t plans = w.references_at(root.fields.at(1), 2);
