@@ -39,9 +39,10 @@ def load_program(
     """Load an ExecuTorch program and make its weights switchable.
 
     Needs the ``executorch`` extra. The program's mapping of the file is private to this process and
-    writable; the file itself is never written. Only constants that the program names can be
-    switched (``shira program`` exports them so), and only those that no delegate has packed:
-    `Program.unpatchable` lists the others.
+    writable; the file itself is never written. Constants that the program names can be
+    switched (``shira program`` exports them so), and the weights of linear layers that XNNPACK has
+    packed, in an order that is compared with the file; `Program.unpatchable` lists the others, each
+    with the reason. With ``engine="torch"`` only float constants that no delegate has packed can.
 
     A process that is forked afterwards switches and runs its own copy of the program, but for what
     a delegate computes (NOT_SUPPORTED): there it loads the program again.
