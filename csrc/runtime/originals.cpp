@@ -58,6 +58,14 @@ Result<std::shared_ptr<const Bytes>> read_originals(const WeightTable& weights, 
 
 }  // namespace
 
+Result<void> check_has_source(const TensorSpec& spec) {
+  if (spec.region->has_source()) return {};
+  return Error{Status::NOT_SUPPORTED,
+               "this memory has no source file to read originals from",
+               {},
+               spec.name};
+}
+
 Result<void> load_originals(const WeightTable& weights, const ActiveSet& active,
                             SourceReads* reads) {
   for (const auto& patch : active.patches) {

@@ -19,6 +19,9 @@ struct SourceReads {
   uint64_t cold_bytes = 0;  // of them, not in the page cache beforehand
 };
 
+/// NOT_SUPPORTED where the tensor has no file that originals could be read from.
+Result<void> check_has_source(const TensorSpec& spec);
+
 /// Reads the originals of the patches that have none: of their positions, from the sources of their
 /// regions. They must have the hash that dropping them has left. BASE_MISMATCH, DETACHED, IO_ERROR,
 /// OUT_OF_MEMORY; what was read until then stays. REQUIRES: the caller is the gate's writer.

@@ -5,24 +5,15 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <map>
-#include <mutex>
-#include <optional>
-#include <set>
+#include <utility>
 
 #include "base/fault_guard.h"
-#include "base/thread_pool.h"
 #include "kernels/dispatch.h"
-#include "runtime/base_verifier.h"
-#include "runtime/binding.h"
 #include "runtime/element_ops.h"
-#include "runtime/gate.h"
 #include "runtime/hard_revert.h"
-#include "runtime/originals.h"
 #include "runtime/page_budget.h"
-#include "runtime/patch.h"
+#include "runtime/program_state.h"
 #include "runtime/switch_plan.h"
-#include "runtime/weight_table.h"
 
 namespace shira {
 namespace {
@@ -41,18 +32,6 @@ class Stopwatch {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-Error unknown_adapter(const std::string& name) {
-  return Error{Status::UNKNOWN_ADAPTER, "no adapter \"" + name + "\" was added"};
-}
-
-Result<void> check_has_source(const TensorSpec& spec) {
-  if (spec.region->has_source()) return {};
-  return Error{Status::NOT_SUPPORTED,
-               "this memory has no source file to read originals from",
-               {},
-               spec.name};
-}
-
 std::vector<Member> members_of(const ActiveSet& active_set) {
   std::vector<Member> members;
   for (const ActiveMember& member : active_set.members) {
@@ -62,57 +41,6 @@ std::vector<Member> members_of(const ActiveSet& active_set) {
 }
 
 }  // namespace
-
-// Small strings and per-tensor records come from the ordinary allocator, whose failure ends the
-// process; everything that grows with the weights or with a file is an Array and fails with
-// OUT_OF_MEMORY.
-struct Program::State {
-  Gate gate;
-  mutable std::mutex
-      mutex;            // guards what follows; held briefly, and never while waiting for the gate
-  WeightTable weights;  // changed only by the gate's writer, and only while there are no adapters
-  std::map<std::string, std::shared_ptr<BoundAdapter>> adapters;
-  std::shared_ptr<const ActiveSet> active =
-      std::make_shared<ActiveSet>();  // replaced only by the gate's writer
-  uint64_t epoch = 0;
-  std::optional<PublicKey> required_key;  // every file of `adapters` passes it
-  std::shared_ptr<ThreadPool> pool;
-  uint64_t max_dirty_bytes = 0;  // 0: no limit
-  FirstTouch first_touch = FirstTouch::automatic;
-  Originals originals = Originals::memory;
-  std::mutex reads_mutex;  // guards the next
-  SourceReads reads;
-  mutable std::mutex digest_mutex;  // guards the digests cached in patches
-
-  Result<std::shared_ptr<BoundAdapter>> find(const std::string& name) const {
-    const auto found = adapters.find(name);
-    if (found == adapters.end()) return unknown_adapter(name);
-    return found->second;
-  }
-
-  bool is_active(const BoundAdapter& adapter) const {
-    return std::any_of(
-        active->members.begin(), active->members.end(),
-        [&](const ActiveMember& member) { return member.adapter.get() == &adapter; });
-  }
-
-  std::vector<std::shared_ptr<BoundAdapter>> all_adapters() const {
-    std::vector<std::shared_ptr<BoundAdapter>> all;
-    for (const auto& [name, adapter] : adapters) all.push_back(adapter);
-    return all;
-  }
-
-  // What active patches lack is read: in place for the gate's writer, else into copies.
-  Result<SourceReads> load(const ActiveSet& set);
-  Result<std::shared_ptr<const ActiveSet>> loaded(const std::shared_ptr<const ActiveSet>& set);
-  // REQUIRES: the caller is the gate's writer.
-  void drop_if_in_file();
-
-  Result<std::vector<ActiveMember>> resolve(const std::vector<Member>& members) const;
-  Result<void> check_signed(const AdapterFile& file, std::optional<PublicKey>* passed,
-                            std::unique_lock<std::mutex>* lock) const;
-  void commit(std::shared_ptr<const ActiveSet> next, SwitchReport* report);
-};
 
 Program::Program() : state_(std::make_unique<State>()) {
   state_->pool = ThreadPool::make(1).value();
@@ -278,152 +206,6 @@ Result<SwitchReport> Program::hard_revert() {
   return report;
 }
 
-// ---- Tensors and adapters ----
-
-Result<void> Program::add_tensor(TensorSpec spec) {
-  std::vector<TensorSpec> specs;
-  specs.push_back(std::move(spec));
-  return add_tensors(std::move(specs));
-}
-
-Result<void> Program::add_tensors(std::vector<TensorSpec> specs) {
-  const GateWriter writer(state_->gate);
-  const std::lock_guard<std::mutex> lock(state_->mutex);
-  if (!state_->adapters.empty()) {
-    return Error{Status::NOT_SUPPORTED, "tensors must be added before the first adapter"};
-  }
-  for (const TensorSpec& spec : specs) {
-    if (!spec.region) continue;
-    SHIRA_TRY(spec.region->set_first_touch(state_->first_touch));
-    if (state_->originals == Originals::file) SHIRA_TRY(check_has_source(spec));
-  }
-  return state_->weights.add(std::move(specs));
-}
-
-std::vector<TensorSpec> Program::tensors() const {
-  const std::lock_guard<std::mutex> lock(state_->mutex);
-  return state_->weights.specs();
-}
-
-// `passed`: the key that the file was found to pass, or none so far. The lock is given up while a
-// file is hashed, so the key may have become another one by then.
-Result<void> Program::State::check_signed(const AdapterFile& file, std::optional<PublicKey>* passed,
-                                          std::unique_lock<std::mutex>* lock) const {
-  const auto shares_file = [&](const auto& entry) { return entry.second->source->file == &file; };
-  while (required_key && required_key != *passed) {
-    const PublicKey key = *required_key;
-    if (std::none_of(adapters.begin(), adapters.end(), shares_file)) {
-      lock->unlock();
-      SHIRA_TRY(file.check_signature(key));
-      lock->lock();
-    }
-    *passed = key;
-  }
-  return {};
-}
-
-Result<std::string> Program::add_adapter(const std::shared_ptr<const Adapter>& source,
-                                         const AddOptions& options) {
-  if (!source) return Error{Status::INVALID_ARGUMENT, "there is no adapter"};
-  const GateReader reader(state_->gate);
-  std::unique_lock<std::mutex> lock(state_->mutex);
-  std::optional<PublicKey> passed;
-  SHIRA_TRY(state_->check_signed(*source->file, &passed, &lock));
-  const std::vector<std::shared_ptr<BoundAdapter>> others = state_->all_adapters();
-  const std::shared_ptr<const ActiveSet> active_set = state_->active;
-  const std::shared_ptr<ThreadPool> pool = state_->pool;
-  lock.unlock();
-  std::shared_ptr<const ActiveSet> whole_set = active_set;
-  if (reads_base(*source)) {
-    SHIRA_ASSIGN(whole_set, state_->loaded(active_set));
-  }
-  const BindContext context{state_->weights, *whole_set, others, *pool};
-  SHIRA_ASSIGN(std::shared_ptr<BoundAdapter> adapter, bind_adapter(source, options, context));
-
-  std::string name = adapter->name;
-  lock.lock();
-  SHIRA_TRY(state_->check_signed(*source->file, &passed, &lock));
-  if (!state_->adapters.emplace(name, std::move(adapter)).second) {
-    return Error{Status::DUPLICATE_NAME, "an adapter \"" + name + "\" was added before"};
-  }
-  return name;
-}
-
-Result<void> Program::require_signature(const PublicKey& key) {
-  std::map<const AdapterFile*, std::shared_ptr<const Adapter>> passed;
-  std::unique_lock<std::mutex> lock(state_->mutex);
-  const auto is_unchecked = [&](const auto& entry) {
-    return passed.count(entry.second->source->file) == 0;
-  };
-  for (;;) {
-    const auto next = std::find_if(state_->adapters.begin(), state_->adapters.end(), is_unchecked);
-    if (next == state_->adapters.end()) break;
-    const std::shared_ptr<const Adapter> source = next->second->source;
-    lock.unlock();  // others may come and go while a file is hashed
-    SHIRA_TRY(source->file->check_signature(key));
-    lock.lock();
-    passed.emplace(source->file, source);
-  }
-  state_->required_key = key;
-  return {};
-}
-
-Result<void> Program::remove_adapter(const std::string& name) {
-  const GateReader reader(state_->gate);  // a switch in flight may be about to activate it
-  const std::lock_guard<std::mutex> lock(state_->mutex);
-  SHIRA_ASSIGN(const std::shared_ptr<BoundAdapter> adapter, state_->find(name));
-  if (state_->is_active(*adapter)) {
-    return Error{Status::ADAPTER_IN_USE,
-                 "adapter \"" + name + "\" is active; switch away from it first"};
-  }
-  for (const auto& [other_name, other] : state_->adapters) other->changed_from.erase(adapter.get());
-  state_->adapters.erase(name);
-  return {};
-}
-
-std::vector<std::string> Program::adapter_names() const {
-  const std::lock_guard<std::mutex> lock(state_->mutex);
-  std::vector<std::string> names;
-  for (const auto& [name, adapter] : state_->adapters) names.push_back(name);
-  return names;
-}
-
-// ---- Checks without writing ----
-
-Result<void> Program::check_adapter(const std::string& name) {
-  const GateReader reader(state_->gate);
-  std::unique_lock<std::mutex> lock(state_->mutex);
-  SHIRA_ASSIGN(const std::shared_ptr<BoundAdapter> adapter, state_->find(name));
-  const std::shared_ptr<const ActiveSet> active_set = state_->active;
-  const std::shared_ptr<ThreadPool> pool = state_->pool;
-  lock.unlock();
-
-  SHIRA_ASSIGN(const kernels::KernelTable* kernels, kernels::active_kernels());
-  std::vector<uint32_t> touched_tensors;
-  for (const BoundTensor& bound : adapter->tensors) touched_tensors.push_back(bound.tensor_index);
-  SHIRA_TRY(state_->weights.check_live(touched_tensors));
-  SHIRA_ASSIGN(const std::shared_ptr<const ActiveSet> whole_set, state_->loaded(active_set));
-  const LiveWeights live{state_->weights, *kernels, *whole_set};
-  return pool->run(adapter->tensors.size(), adapter->source->entry_count(),
-                   [&](size_t i) -> Result<void> {
-                     SHIRA_TRY(check_base(live, *adapter, adapter->tensors[i]));
-                     return {};
-                   });
-}
-
-Result<VerifyReport> Program::verify_base() {
-  const GateReader reader(state_->gate);
-  std::unique_lock<std::mutex> lock(state_->mutex);
-  const std::vector<std::shared_ptr<BoundAdapter>> adapters = state_->all_adapters();
-  const std::shared_ptr<const ActiveSet> active_set = state_->active;
-  const std::shared_ptr<ThreadPool> pool = state_->pool;
-  lock.unlock();
-
-  SHIRA_ASSIGN(const kernels::KernelTable* kernels, kernels::active_kernels());
-  SHIRA_ASSIGN(const std::shared_ptr<const ActiveSet> whole_set, state_->loaded(active_set));
-  return verify_live_base(LiveWeights{state_->weights, *kernels, *whole_set}, adapters, *pool);
-}
-
 // ---- State ----
 
 std::vector<Member> Program::active() const {
@@ -464,88 +246,7 @@ uint32_t Program::thread_count() const {
   return state_->pool->thread_count();
 }
 
-// ---- Pages ----
-
-Result<AdapterPages> Program::adapter_pages(const std::string& name) const {
-  const std::lock_guard<std::mutex> lock(state_->mutex);
-  SHIRA_ASSIGN(const std::shared_ptr<BoundAdapter> adapter, state_->find(name));
-  return count_pages(state_->weights, *adapter);
-}
-
-Result<ProgramMemory> Program::memory() {
-  const GateReader reader(state_->gate);
-  std::unique_lock<std::mutex> lock(state_->mutex);
-  const std::vector<std::shared_ptr<BoundAdapter>> adapters = state_->all_adapters();
-  const std::shared_ptr<const ActiveSet> active_set = state_->active;
-  lock.unlock();
-  SHIRA_ASSIGN(ProgramMemory memory, measure_memory(state_->weights, adapters, *active_set));
-  const std::lock_guard<std::mutex> reads_lock(state_->reads_mutex);
-  memory.source_read_bytes = state_->reads.read_bytes;
-  memory.source_cold_bytes = state_->reads.cold_bytes;
-  return memory;
-}
-
-Result<uint64_t> Program::release_pages() {
-  const GateWriter writer(state_->gate);
-  const FaultGuard guard;
-  std::set<Region*> regions;
-  uint64_t released_bytes = 0;
-  for (const TensorSpec& spec : state_->weights.specs()) {
-    if (!regions.insert(spec.region.get()).second) continue;
-    SHIRA_ASSIGN(const uint64_t bytes, spec.region->release_pages());
-    released_bytes += bytes;
-  }
-  return released_bytes;
-}
-
-void Program::set_max_dirty_bytes(uint64_t limit_bytes) {
-  const std::lock_guard<std::mutex> lock(state_->mutex);
-  state_->max_dirty_bytes = limit_bytes;
-}
-
-uint64_t Program::max_dirty_bytes() const {
-  const std::lock_guard<std::mutex> lock(state_->mutex);
-  return state_->max_dirty_bytes;
-}
-
-Result<void> Program::set_first_touch(FirstTouch first_touch) {
-  const std::lock_guard<std::mutex> lock(state_->mutex);
-  for (const TensorSpec& spec : state_->weights.specs()) {
-    Result<void> set = spec.region->set_first_touch(first_touch);
-    if (set.ok()) continue;
-    for (const TensorSpec& other : state_->weights.specs())
-      static_cast<void>(other.region->set_first_touch(state_->first_touch));
-    return set;
-  }
-  state_->first_touch = first_touch;
-  return {};
-}
-
-Result<void> Program::set_originals(Originals originals) {
-  const GateWriter writer(state_->gate);
-  std::unique_lock<std::mutex> lock(state_->mutex);
-  if (originals == Originals::file) {
-    for (const TensorSpec& spec : state_->weights.specs()) SHIRA_TRY(check_has_source(spec));
-  }
-  const std::shared_ptr<const ActiveSet> active_set = state_->active;
-  lock.unlock();
-  SHIRA_TRY(state_->load(*active_set));
-  lock.lock();
-  state_->originals = originals;
-  lock.unlock();
-  state_->drop_if_in_file();
-  return {};
-}
-
-Originals Program::originals() const {
-  const std::lock_guard<std::mutex> lock(state_->mutex);
-  return state_->originals;
-}
-
-FirstTouch Program::first_touch() const {
-  const std::lock_guard<std::mutex> lock(state_->mutex);
-  return state_->first_touch;
-}
+// ---- The gate ----
 
 void Program::begin_forward() { state_->gate.begin_read(); }
 

@@ -151,7 +151,7 @@ BUGS = (
     ),
     Bug(
         "an unlocked read",
-        "csrc/runtime/program.cpp",
+        "csrc/runtime/program_adapters.cpp",
         "std::vector<TensorSpec> Program::tensors() const {\n"
         "  const std::lock_guard<std::mutex> lock(state_->mutex);\n",
         "std::vector<TensorSpec> Program::tensors() const {\n",
