@@ -33,11 +33,11 @@ enum class WeightStorage : uint8_t {
   packed,        // XNNPACK packs them when a method is loaded, and reads the file no more
   byte_table,    // read where they lie: (rows, columns) int8
   nibble_table,  // read where they lie: (rows, columns / 2) bytes, the even column in the high half
-  unknown,
+  unknown,       // then there is a why_not
 };
 
 /// One weight. Those that no adapter can change are listed with `why_not`, and then everything but
-/// `name`, `owner` and `methods` may be missing.
+/// `name`, `owner` and `methods` may be missing; of tables there are `dtype` and `dims`.
 struct ProgramWeight {
   /// The FQN that the program gives it. Without one "xnnpack:" and the first 16 digits of `key`.
   /// Where that is another weight's name already, "#2" and so on stands behind it.

@@ -232,7 +232,6 @@ class CallReader {
     ProgramWeight weight;
     weight.name = std::string(constant.name);
     weight.owner = use.reader->name;
-    weight.storage = use.reader->storage;
     weight.shares_storage_with = std::string(constant.other_name);
     weight.why_not = table_obstacle(use, constant, &weight);
     if (!weight.why_not.empty()) return weight;
@@ -268,6 +267,7 @@ class CallReader {
                                                    std::to_string(constant.room.size_bytes));
       return {};
     }
+    weight->storage = use.reader->storage;
     weight->dtype = is_nibbles ? Dtype::i4 : Dtype::i8;
     weight->dims = {sizes[0], static_cast<uint32_t>(columns)};
     weight->code_bias = is_nibbles ? 8 : 0;
