@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from .errors import ExportError
     from .pack import pack_adapters
     from .report import ExportReport, TensorReport, ValueAlternative
+    from .snap import SnapReport
 
 __all__ = [
     "CutReport",
     "ExportError",
     "ExportReport",
+    "SnapReport",
     "TensorReport",
     "ValueAlternative",
     "cut_adapter",
@@ -37,6 +39,7 @@ _HOMES = {
     "CutReport": "cut",
     "ExportError": "errors",
     "ExportReport": "report",
+    "SnapReport": "snap",
     "TensorReport": "report",
     "ValueAlternative": "report",
     "cut_adapter": "cut",

@@ -131,22 +131,44 @@ def _per_channel(
     graph = torch.export.export(module, example_inputs, dynamic_shapes=dynamic_shapes).module()
     prepared = prepare_pt2e(graph, quantizer)
     prepared(*example_inputs)
-    converted = convert_pt2e(prepared)
-    # The quantizer calls the codes _frozen_param0 and so on; they get back the layer's own name.
-    for node in list(converted.graph.nodes):
-        if node.target != torch.ops.aten.linear.default:
-            continue
-        path, _ = list(node.meta["nn_module_stack"].values())[-1]
-        constant = node.args[1].args[0] if node.args[1].op == "call_function" else None
-        if constant is None or constant.op != "get_attr":
-            continue
-        owner = converted.get_submodule(path)
-        del owner.weight
-        owner.register_buffer("weight", getattr(converted, constant.target))
-        delattr(converted, constant.target)
-        constant.target = f"{path}.weight"
-    converted.recompile()
+    converted = convert_pt2e(prepared, fold_quantize=False)
+    _fold_weights(converted)
     return converted  # type: ignore[no-any-return]
+
+
+def _fold_weights(module: torch.fx.GraphModule) -> None:
+    """Put codes in the place of each weight that the graph quantizes, under the weight's name."""
+    quantize = torch.ops.quantized_decomposed.quantize_per_channel
+    folded: dict[str, list[torch.fx.Node]] = {}
+    for node in module.graph.nodes:
+        is_weight = node.target == quantize.default and node.args[0].op == "get_attr"
+        if is_weight and node.args[1].op == "get_attr":  # else it quantizes what is computed
+            folded.setdefault(node.args[0].target, []).append(node)
+    for name, nodes in folded.items():
+        arguments: list[Any] = [node.args for node in nodes]
+        constants = [[_attribute(module, node.target) for node in args[:3]] for args in arguments]
+        codes = [
+            quantize(*found, *args[3:]) for found, args in zip(constants, arguments, strict=True)
+        ]
+        users = {user for args in arguments for user in args[0].users}
+        if users != set(nodes) or any(not torch.equal(codes[0], other) for other in codes):
+            raise ExportError(
+                f"{name}: cannot be quantized, because it is also used in another way"
+            )
+        path, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(path)
+        delattr(owner, leaf)
+        owner.register_buffer(leaf, codes[0])
+        for node, args in zip(nodes, arguments, strict=True):
+            node.replace_all_uses_with(args[0])
+            module.graph.erase_node(node)
+    module.recompile()
+
+
+def _attribute(module: nn.Module, name: str) -> Tensor:
+    path, _, leaf = name.rpartition(".")
+    found: Tensor = getattr(module.get_submodule(path), leaf)
+    return found
 
 
 def _check_groups(name: str, column_count: int, group_size: int) -> None:
@@ -161,6 +183,8 @@ def _replace(module: nn.Module, kind: type[nn.Module], make: Any) -> None:
     made: dict[nn.Module, nn.Module] = {}
     for name, layer in list(module.named_modules(remove_duplicate=False)):
         if type(layer) is kind:
+            if not name:
+                raise ExportError("the module is itself the layer to quantize; put it into another")
             if layer not in made:
                 made[layer] = make(layer, name)
             module.set_submodule(name, made[layer])
@@ -184,6 +208,8 @@ class _CodedEmbedding(nn.Module):
         self.bits = 8 if group_size is None else 4
         group_size = group_size or layer.embedding_dim
         _check_groups(name, layer.embedding_dim, group_size)
+        if layer.max_norm is not None:
+            raise ExportError(f"{name}: an embedding with max_norm changes its weights")
         codes, scales = _codes(layer.weight, self.bits, group_size)
         if self.bits == 4:  # two in a byte, the even column above, as the operator reads them
             unsigned = (codes + 8).to(torch.uint8)

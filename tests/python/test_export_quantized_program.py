@@ -22,6 +22,7 @@ from shira_runtime.export.program_file import (
     read_packed_keys,
     read_program_tensors,
 )
+from shira_runtime.export.quantize import quantize_module
 
 
 class Net(nn.Module):
@@ -213,6 +214,54 @@ def test_lines_without_a_key_are_refused(delegated, tmp_path):
         (tmp_path / "bad.pte").write_bytes(path.read_bytes().replace(line, harmed))
         with pytest.raises(ProgramFormatError, match="a name, a tab and a key"):
             read_packed_keys(tmp_path / "bad.pte")
+
+
+class Twice(nn.Module):
+    """One layer used twice, and a weight that is no layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 64)
+        self.matrix = nn.Parameter(torch.randn(8, 64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(self.layer(torch.relu(self.layer(x))), self.matrix)
+
+
+def test_weights_keep_their_names_however_they_are_used(tmp_path):
+    inputs = (torch.randn(2, 64),)
+    module = Twice().eval().requires_grad_(False)
+    report = export_program(
+        module, inputs, tmp_path / "net.pte", backend="xnnpack", quantize="8da4w-channel"
+    )
+    assert set(report.packed) == {"layer.weight", "matrix"}
+    assert module.layer.weight.dtype == torch.float32
+
+
+class Tied(nn.Module):
+    """A head whose weight is the embedding's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tok = nn.Embedding(50, 64)
+        self.head = nn.Linear(64, 50, bias=False)
+        self.head.weight = self.tok.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.tok(ids))
+
+
+def test_layers_that_cannot_be_quantized_are_named():
+    ids = (torch.tensor([[1, 2]]),)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ExportError, match=r"weight: cannot be quantized, because it is also"):
+            quantize_module(Tied().eval(), ids, "8da4w-channel")
+        with pytest.raises(ExportError, match="itself the layer to quantize"):
+            quantize_module(nn.Linear(64, 8).eval(), (torch.randn(1, 64),), "8w")
+        limited = nn.Sequential(nn.Embedding(50, 64, max_norm=1.0)).eval()
+        with pytest.raises(ExportError, match="0: an embedding with max_norm"):
+            quantize_module(limited, ids, None, embedding_bits=8)
 
 
 FACTORY = """
