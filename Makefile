@@ -213,8 +213,9 @@ $(STAMPS)/system-arm: .ci/system-packages
 	@.ci/system-packages $@ arm
 
 # ExecuTorch's libraries from the wheel for that architecture, which no Python here could install.
-$(EXECUTORCH_ARM)/executorch/version.py: | setup
+$(EXECUTORCH_ARM)/executorch/version.py: pyproject.toml | setup
 	@echo "set-up: ExecuTorch's libraries for 64-bit ARM"
+	@rm -rf $(EXECUTORCH_ARM)
 	@$(VENV)/bin/python -m pip download -qq --disable-pip-version-check --no-deps \
 	  --dest $(EXECUTORCH_ARM) --only-binary=:all: --platform manylinux_2_28_aarch64 \
 	  --implementation cp --python-version 3.11 --abi cp311 \
