@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "attach/program_weights.h"
+#include "attach/xnn_graph.h"
 #include "flatbuffer_victim.h"
 #include "weights_builder.h"
 
@@ -288,6 +289,39 @@ TEST(HostileWeights, EveryFlippedBitIsHarmless) {
       expect_harmless(bytes);
       bytes[i] ^= static_cast<uint8_t>(1U << bit);
     }
+  }
+}
+
+TEST(HostileWeights, ManyNodesThatAreOneTableAreRefusedEarly) {
+  constexpr size_t kCount = 1000000;
+  test::FlatWriter w(8);
+  const auto root = w.table_at(0, {{1, 4}, {2, 4}, {8, 4}});
+  const size_t nodes = w.references_at(root.fields.at(1), kCount);
+  const size_t node = w.bytes().size() + 8;
+  const auto table = w.table_at(nodes, {{0, 1}, {1, 4}});
+  ASSERT_EQ(table.position, node);
+  w.put<uint8_t>(table.fields.at(0), 1);
+  w.table_at(table.fields.at(1), {{0, 4}});
+  for (size_t i = 0; i < kCount; ++i) w.refer_to(nodes + 4 * i, node);
+  const ByteReader graph(w.bytes().data(), w.bytes().size());
+  const auto weights = read_xnn_graph(graph, {{64, graph.size()}, {}}, "memory.pte");
+  ASSERT_FALSE(weights.ok());
+  EXPECT_EQ(weights.error().status, Status::BAD_PROGRAM_FILE);
+  EXPECT_GE(weights.error().offset_bytes, 64U) << "in the file, not in the graph";
+  EXPECT_NE(weights.error().message.find("more entries"), std::string::npos);
+}
+
+TEST(HostileWeights, ManyDelegatesOfOnePayloadAreOne) {
+  // Several methods, or one several times, that share a payload list its weights once.
+  const WeightsPte file = make_weights_pte();
+  Victim victim(file);
+  const size_t reference = victim.item_reference(victim.root(), 1, 1);
+  victim.put(reference, static_cast<uint32_t>(victim.plan() - reference));
+  const auto list = parse(victim.bytes());
+  ASSERT_TRUE(list.ok()) << list.error().message;
+  ASSERT_EQ(list.value().weights.size(), 2U);
+  for (const ProgramWeight& weight : list.value().weights) {
+    EXPECT_EQ(weight.methods, (std::vector<std::string>{"forward"}));
   }
 }
 
