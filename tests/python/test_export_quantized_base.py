@@ -238,7 +238,9 @@ def merge(module: nn.Module, name: str, new: Any) -> None:
     tensor.data.copy_(torch.from_numpy(np.ascontiguousarray(new)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=() if k == "8da4w" else pytest.mark.slow) for k in KINDS]
+)
 def test_the_switched_program_computes_what_a_merged_one_does(
     tmp_path: Path, programs: Callable[[str], Path], kind: str
 ) -> None:
