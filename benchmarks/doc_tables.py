@@ -268,8 +268,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shutil.copyfile(options.run.with_suffix(suffix), STORED_RUN.with_suffix(suffix))
     tables = demo_tables(json.loads(STORED_RUN.read_text()))
     README.write_text(replace_block(README.read_text(), "demo", tables))
-    tables = llm_tables(json.loads(LLM_RUN.read_text()), json.loads(LLM_SCORES.read_text()))
-    README.write_text(replace_block(README.read_text(), "llm", tables))
+    if LLM_RUN.exists():
+        tables = llm_tables(json.loads(LLM_RUN.read_text()), json.loads(LLM_SCORES.read_text()))
+        README.write_text(replace_block(README.read_text(), "llm", tables))
     tables = format_tables(json.loads(FORMAT_RUN.read_text()))
     FORMAT_SIZES.write_text(replace_block(FORMAT_SIZES.read_text(), "sizes", tables))
     tables = opening_table(json.loads(OPENING_RUN.read_text()))
