@@ -34,14 +34,14 @@ Result<std::unique_ptr<ProgramSource>> ProgramSource::over(const ByteReader& byt
 }
 
 Result<void> ProgramSource::read_root(const ByteReader& flatbuffer) {
-  buffer_.emplace(flatbuffer.data(), flatbuffer.size());
-  root_ = FlatTable::root(&*buffer_);
+  buffer_ = Flatbuffer(flatbuffer.data(), flatbuffer.size());
+  root_ = FlatTable::root(&buffer_);
   // The one schema version there has been.
   static_assert(kProgramVersion == kFlatTensorVersion);
   if (const auto version = root_.scalar<uint32_t>(kProgramVersion); version != 0) {
-    buffer_->fail(root_.position(), "schema version " + std::to_string(version) + ", expected 0");
+    buffer_.fail(root_.position(), "schema version " + std::to_string(version) + ", expected 0");
   }
-  SHIRA_ASSIGN(segments_, read_segments(head_, root_, path_, file_bytes_, &*buffer_));
+  SHIRA_ASSIGN(segments_, read_segments(head_, root_, path_, file_bytes_, &buffer_));
   return check();
 }
 
@@ -65,8 +65,8 @@ Result<Array<uint8_t>> ProgramSource::read(const FileRange& range) const {
 }
 
 Result<void> ProgramSource::check() const {
-  if (buffer_->ok()) return {};
-  return bad_program_file(path_, buffer_->problem_offset_bytes(), buffer_->problem());
+  if (buffer_.ok()) return {};
+  return bad_program_file(path_, buffer_.problem_offset_bytes(), buffer_.problem());
 }
 
 void NamedData::add(uint32_t file_index, ProgramSource* source) {

@@ -37,7 +37,7 @@ class ProgramSource {
   uint64_t file_bytes() const { return file_bytes_; }
   uint64_t flatbuffer_bytes() const { return head_.flatbuffer_end_bytes; }
   bool is_ptd() const { return head_.is_ptd; }
-  Flatbuffer& buffer() { return *buffer_; }
+  Flatbuffer& buffer() { return buffer_; }
   const FlatTable& root() const { return root_; }
   const std::vector<FileRange>& segments() const { return segments_; }
 
@@ -58,7 +58,7 @@ class ProgramSource {
   uint64_t file_bytes_ = 0;
   Array<uint8_t> owned_;  // the flatbuffer of a file
   ByteReader bytes_;      // all of what is not a file
-  std::optional<Flatbuffer> buffer_;
+  Flatbuffer buffer_{nullptr, 0};
   FlatTable root_;
   std::vector<FileRange> segments_;
 };

@@ -272,7 +272,7 @@ Result<BaseMatrix> view_weight(const ProgramWeight& weight, const std::vector<By
   matrix.name = weight.name;
   matrix.row_count = weight.dims[0];
   matrix.column_count = weight.dims[1];
-  matrix.dtype = *weight.dtype;
+  matrix.dtype = weight.dtype.value_or(Dtype::f32);  // a weight without why_not has one
   matrix.code_bias = weight.code_bias;
   matrix.group_length = weight.group_length;
   for (const auto& [bytes, view] :
