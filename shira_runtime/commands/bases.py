@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from shira_runtime.export.names import NameMatch
     from shira_runtime.export.tensor_files import StoredTensor
 
-__all__ = ["Base"]
+__all__ = ["DTYPES", "Base"]
+
+#: What an adapter changes: type in the files of the base -> name among the runtime's dtypes.
+DTYPES = {"f32": "f32", "f16": "f16", "bf16": "bf16", "i8": "int8", "i4": "int4"}
 
 
 class Base:
@@ -30,13 +33,17 @@ class Base:
     def __init__(self, path: Path) -> None:
         try:
             from shira_runtime.export.names import NameMatcher
-            from shira_runtime.export.tensor_files import open_tensors
+            from shira_runtime.export.program_weights import read_program_weights
+            from shira_runtime.export.tensor_files import file_kind, open_tensors
         except ModuleNotFoundError as error:
             raise ImportError(
                 f"reading a base needs {error.name}: pip install 'shira-runtime[cli,format]'"
             ) from None
         self.path = path
         self._tensors = open_tensors(path)
+        if path.is_file() and file_kind(path) == "program":
+            delegated = read_program_weights(path)
+            self._tensors |= {name: weight.tensor for name, weight in delegated.items()}
         self._matcher = NameMatcher(tuple(self._tensors), {}, (), str(path))
 
     def find(self, name: str) -> StoredTensor | None:
@@ -69,20 +76,21 @@ class Base:
     def program(self, adapters: Iterable[Adapter]) -> tuple[Program, dict[str, NDArray[Any]]]:
         """Copy the tensors that adapters name into memory, as a program to switch.
 
-        Tensors that the base has not, or not as f32, f16 or bf16, are left out: adding the adapter
-        then says so.
+        Tensors that the base has not, or not in a dtype that adapters change, are left out: adding
+        the adapter then says so.
 
         Raises:
             ValueError: two of the adapters' names mean one tensor.
         """
         names = sorted({name for adapter in adapters for name in adapter.tensors})
         self.require_distinct(names)
-        arrays = {}
+        arrays, dtypes = {}, {}
         for name in names:
             stored = self.find(name)
-            if stored is not None and stored.dtype in ("f32", "f16", "bf16"):
+            if stored is not None and stored.dtype in DTYPES:
                 arrays[name] = self.read(name)
-        return from_numpy(arrays), arrays
+                dtypes[name] = DTYPES[stored.dtype]
+        return from_numpy(arrays, dtypes), arrays
 
     def _match(self, name: str) -> NameMatch | None:
         return self._matcher.match(name, f"tensor {name}")

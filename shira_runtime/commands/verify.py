@@ -19,7 +19,7 @@ from shira_runtime import (
     signing,
 )
 from shira_runtime.commands.adapters import IndexFrom, open_sources, read_content
-from shira_runtime.commands.bases import Base
+from shira_runtime.commands.bases import DTYPES, Base
 from shira_runtime.commands.output import Json, count, print_json, print_table, say
 from shira_runtime.errors import error_of
 
@@ -127,12 +127,12 @@ def _compare(adapter: Adapter, name: str, base: Base) -> dict[str, Any]:
     error: ShiraError | None = None
     if stored is None:
         error = error_of("UNKNOWN_TENSOR", "the base has no such tensor")
-    elif stored.dtype not in ("f32", "f16", "bf16"):
+    elif stored.dtype not in DTYPES:
         error = error_of("DTYPE_MISMATCH", f"{stored.dtype} in the base, {tensor.dtype} expected")
     else:
         array = base.read(name)
         try:
-            program = from_numpy({name: array})
+            program = from_numpy({name: array}, {name: DTYPES[stored.dtype]})
             program.add_adapter(adapter, "adapter", allow_partial=True)
             program.check_adapter("adapter")
             if _core.hash128(array) != tensor.base_digest:
