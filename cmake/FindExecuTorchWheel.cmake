@@ -44,7 +44,7 @@ if(ExecuTorchWheel_FOUND AND NOT TARGET ExecuTorch::runtime)
   target_include_directories(ExecuTorch::runtime SYSTEM INTERFACE
     ${include} ${include}/executorch/runtime/core/portable_type/c10)
   # Kernels and delegates register themselves when they are loaded; no symbol of theirs is used.
-  # Those for quantized models are not among them: see shira_runtime/engine.py.
+  # Those for quantized models are on their own: see shira_runtime/engine.py.
   add_library(ExecuTorch::kernels INTERFACE IMPORTED)
   target_link_libraries(ExecuTorch::kernels INTERFACE
     -Wl,--push-state,--no-as-needed
@@ -52,4 +52,8 @@ if(ExecuTorchWheel_FOUND AND NOT TARGET ExecuTorch::runtime)
     ${lib}/libexecutorch_kernels_optimized.so
     ${lib}/libexecutorch_backend_xnnpack.so
     -Wl,--pop-state)
+  add_library(ExecuTorch::quantized_kernels INTERFACE IMPORTED)
+  # One word: CMake would leave out flags that it has seen in ExecuTorch::kernels already.
+  target_link_libraries(ExecuTorch::quantized_kernels INTERFACE
+    -Wl,--push-state,--no-as-needed,${lib}/libexecutorch_kernels_quantized.so,--pop-state)
 endif()

@@ -1,6 +1,7 @@
-// Switches in weights that XNNPACK has packed, each kind once, against programs that have the
-// adapter's codes in their files. make_programs.py in tests/programs wrote them; it also runs in
-// emulators of other processors, which pack differently: tests/arm/run, tests/x86/run.
+// Switches in weights that XNNPACK has packed and in tables of codes, each kind once, against
+// programs that have the adapter's codes in their files. make_programs.py in tests/programs wrote
+// them. Emulators of other processors, which pack differently, run it too: tests/arm/run,
+// tests/x86/run.
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -19,7 +20,8 @@ namespace shira {
 namespace {
 
 const std::string kFolder = SHIRA_TESTS_DIR "/programs/packed/";
-const std::vector<std::string> kKinds = {"f32", "f16", "int8", "int4_group", "int4_channel"};
+const std::vector<std::string> kKinds = {"f32",        "f16",          "int8",
+                                         "int4_group", "int4_channel", "tables"};
 constexpr int64_t kColumns = 64;
 constexpr std::array<int64_t, 3> kRowCounts = {1, 3, 6};  // fill no tile of rows, or one and some
 
@@ -128,9 +130,10 @@ TEST_P(PackedSwitch, IsAFreshPackingAndBackTheBase) {
     return;
   }
   ASSERT_TRUE(added.ok()) << added.error().message;
-  EXPECT_EQ(loaded->packed_weights().size(), 2U);
+  const bool is_packed = GetParam() != "tables";
+  EXPECT_EQ(loaded->packed_weights().size(), is_packed ? 2U : 0U);
   const std::string base = outputs_of(*loaded, is_f16());
-  ASSERT_EQ(base.size(), 10U * 20U * (is_f16() ? 2U : 4U));
+  ASSERT_EQ(base.size(), 10U * (is_packed ? 20U : 52U) * (is_f16() ? 2U : 4U)) << base;
   EXPECT_NE(base, fresh_outputs());
   const std::vector<std::vector<Member>> sets = {
       {{"new", 1.0F}}, {}, {{"new", 0.5F}}, {{"new", -2.0F}}, {{"new", 1.0F}}, {}};
