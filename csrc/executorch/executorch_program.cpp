@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include "attach/mapped_file.h"
@@ -111,7 +112,8 @@ Result<void> ExecutorchProgram::State::open(const std::string& path,
   for (size_t i = 0; i < image->num_methods(); ++i) {
     const et::Result<const char*> name = image->get_method_name(i);
     if (!name.ok()) return Error{Status::BAD_PROGRAM_FILE, "a method has no name"};
-    method_names.emplace_back(*name);
+    // Ours give the names of weights (export/program_file.py); nobody runs them.
+    if (std::string_view(*name).substr(0, 6) != "shira_") method_names.emplace_back(*name);
   }
   return merge_data();
 }

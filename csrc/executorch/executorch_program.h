@@ -22,8 +22,9 @@ namespace shira {
 /// side, and a switch waits for all of them (law I9).
 ///
 /// After fork() parent and child switch and run apart from each other, each its own copy of the
-/// weights. But a method with a delegate is refused in the child (NOT_SUPPORTED): the delegate's
-/// threads are gone there, and its packed weights are the parent's. Load the program again, then.
+/// weights. But a method with a delegate is refused in the child (NOT_SUPPORTED), and so are
+/// switches and checks of weights that a delegate has packed (DETACHED): the delegate's threads are
+/// gone there, and its packed weights are the parent's. Load the program again, then.
 /// REQUIRES: no pass and no switch is in flight while the process forks.
 class ExecutorchProgram {
  public:

@@ -22,10 +22,13 @@ namespace {
 
 const std::string kProgram = SHIRA_TESTS_DIR "/programs/layers.pte";
 const std::string kAdapter = SHIRA_TESTS_DIR "/programs/layers.shb";
+// A program and an adapter "new" for each kind of weight that XNNPACK packs.
+const std::string kPacked = SHIRA_TESTS_DIR "/programs/packed/";
 constexpr int kColumns = 16;
 
-std::unique_ptr<ExecutorchProgram> load(const ExecutorchProgram::Options& options = {}) {
-  Result<std::unique_ptr<ExecutorchProgram>> program = ExecutorchProgram::load(kProgram, options);
+std::unique_ptr<ExecutorchProgram> load(const ExecutorchProgram::Options& options = {},
+                                        const std::string& path = kProgram) {
+  Result<std::unique_ptr<ExecutorchProgram>> program = ExecutorchProgram::load(path, options);
   if (!program.ok()) {
     ADD_FAILURE() << program.error().message;
     return nullptr;
@@ -33,8 +36,8 @@ std::unique_ptr<ExecutorchProgram> load(const ExecutorchProgram::Options& option
   return std::move(program.value());
 }
 
-void add_adapter(Program& program) {
-  Result<std::shared_ptr<const AdapterFile>> file = AdapterFile::open(kAdapter);
+void add_adapter(Program& program, const std::string& path = kAdapter) {
+  Result<std::shared_ptr<const AdapterFile>> file = AdapterFile::open(path);
   ASSERT_TRUE(file.ok()) << file.error().message;
   const Result<std::string> name = program.add_adapter(adapter_of(file.value(), 0), {});
   ASSERT_TRUE(name.ok()) << name.error().message;
@@ -137,27 +140,25 @@ TEST(ExecutorchProgram, FilesThatCannotBeLoadedAreRefused) {
   EXPECT_EQ(status(kProgram, {{}, {"backward"}}), Status::INVALID_ARGUMENT);
 }
 
-TEST(ExecutorchProgram, PassesMeanwhileSeeWholeStates) {
-  const auto program = load();
-  ASSERT_NE(program, nullptr);
-  add_adapter(program->program());
-  const std::vector<float> values = states(5);
-  const std::vector<std::vector<Member>> sets = {{}, {{"layers", 1.0F}}, {{"layers", -3.0F}}};
-  const std::vector<std::string> methods = {"forward", "doubled"};
+/// Runs passes on several threads while `adapter` comes and goes: each has to compute with one of
+/// its states, from the first weight to the last.
+void run_while_switching(ExecutorchProgram& program, const std::string& adapter,
+                         const std::vector<std::string>& methods, const Value& input) {
+  const std::vector<std::vector<Member>> sets = {{}, {{adapter, 1.0F}}, {{adapter, -3.0F}}};
   std::vector<std::set<std::string>> whole(methods.size());
   for (const std::vector<Member>& set : sets) {
-    ASSERT_TRUE(program->program().switch_to(set).ok());
+    ASSERT_TRUE(program.program().switch_to(set).ok());
     for (size_t i = 0; i < methods.size(); ++i)
-      whole[i].insert(bytes_of(program->forward(methods[i], {input_of(values)})));
+      whole[i].insert(bytes_of(program.forward(methods[i], {input})));
   }
   ASSERT_EQ(whole[0].size(), sets.size());
   std::atomic<bool> stop{false};
   std::atomic<int> mixture_count{0};
   std::vector<std::thread> threads;
-  for (size_t i = 0; i < 2 * methods.size(); ++i) {
+  for (size_t i = 0; i < 4; ++i) {
     threads.emplace_back([&, method = i % methods.size()] {
       while (!stop) {
-        const std::string output = bytes_of(program->forward(methods[method], {input_of(values)}));
+        const std::string output = bytes_of(program.forward(methods[method], {input}));
         mixture_count += whole[method].count(output) == 0 ? 1 : 0;
       }
     });
@@ -165,12 +166,37 @@ TEST(ExecutorchProgram, PassesMeanwhileSeeWholeStates) {
   for (size_t i = 0; i < 4000; ++i) {
     const bool waits = i % 4 != 0;
     const Result<SwitchReport> report =
-        program->program().switch_to(sets[i * 7 % sets.size()], waits);
+        program.program().switch_to(sets[i * 7 % sets.size()], waits);
     EXPECT_TRUE(report.ok() || (!waits && report.error().status == Status::BUSY));
   }
   stop = true;
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(mixture_count, 0);
+}
+
+TEST(ExecutorchProgram, PassesMeanwhileSeeWholeStates) {
+  const auto program = load();
+  ASSERT_NE(program, nullptr);
+  add_adapter(program->program());
+  const std::vector<float> values = states(5);
+  run_while_switching(*program, "layers", {"forward", "doubled"}, input_of(values));
+}
+
+TEST(ExecutorchProgram, PassesMeanwhileSeeWholeStatesOfPackedWeights) {
+  for (const std::string kind : {"f32", "int4_group"}) {
+    const auto program = load({}, kPacked + kind + ".pte");
+    ASSERT_NE(program, nullptr);
+    ASSERT_TRUE(program->program().set_thread_count(2).ok());
+    add_adapter(program->program(), kPacked + kind + ".shb");
+    std::vector<float> values(size_t{3} * 64);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 7) - 3.0F;
+    run_while_switching(*program, "new", {"forward"},
+                        Value::of_tensor(ElementType::float32, {3, 64}, values.data()));
+    ASSERT_TRUE(program->program().switch_to({}).ok());
+    const Result<VerifyReport> verified = program->program().verify_base();
+    ASSERT_TRUE(verified.ok());
+    EXPECT_TRUE(verified.value().modified.empty());
+  }
 }
 
 TEST(ExecutorchProgram, APassWaitsForASwitchThatWaits) {
@@ -229,7 +255,39 @@ TEST(ExecutorchProgram, AForkedChildSwitchesItsOwnCopy) {
   EXPECT_EQ(code, 0);
   EXPECT_EQ(bytes_of(program->forward("forward", {input_of(values)})), base);
 }
+
+// The parent's packed weights are nobody else's to change.
+TEST(ExecutorchProgram, AForkedChildCannotSwitchPackedWeights) {
+  const auto program = load({}, kPacked + "int8.pte");
+  ASSERT_NE(program, nullptr);
+  add_adapter(program->program(), kPacked + "int8.shb");
+  const std::vector<float> values(64, 0.5F);
+  const Value input = Value::of_tensor(ElementType::float32, {1, 64}, values.data());
+  const std::string base = bytes_of(program->forward("forward", {input}));
+  const pid_t child = fork();
+  if (child == 0) {
+    const bool is_refused =
+        program->program().switch_to({{"new", 1.0F}}).error().status == Status::DETACHED &&
+        program->program().verify_base().error().status == Status::DETACHED &&
+        program->forward("forward", {input}).error().status == Status::NOT_SUPPORTED;
+    _exit(is_refused ? 0 : 1);
+  }
+  int code = -1;
+  ASSERT_EQ(waitpid(child, &code, 0), child);
+  EXPECT_EQ(code, 0);
+  EXPECT_EQ(bytes_of(program->forward("forward", {input})), base);
+  EXPECT_TRUE(program->program().switch_to({{"new", 1.0F}}).ok());
+  EXPECT_NE(bytes_of(program->forward("forward", {input})), base);
+}
 #endif
+
+TEST(ExecutorchProgram, MethodsThatHoldNamesAreNone) {
+  const auto program = load({}, kPacked + "f32.pte");
+  ASSERT_NE(program, nullptr);
+  ASSERT_EQ(program->methods().size(), 1U);
+  EXPECT_EQ(program->methods()[0].name, "forward");
+  EXPECT_EQ(program->forward("shira_packed_weights", {}).error().status, Status::INVALID_ARGUMENT);
+}
 
 }  // namespace
 }  // namespace shira

@@ -295,3 +295,41 @@ def test_names_that_no_weight_has(case: Case) -> None:
         )
     assert caught.value.status == "SHAPE_MISMATCH"
     assert live.bytes() == before
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_switches(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of int4 in groups, whose sums are floats: each state is what packing makes of it, always."""
+    folder = tmp_path_factory.mktemp("many")
+    module = packed.make_module("int4_group", seed=5)
+    path = packed.export("int4_group", module, folder / "base.pte")
+    codes = packed.codes_of(module)
+    rng = np.random.default_rng(11)
+    entries = {
+        name: {
+            tensor: packed.random_entries("i4", codes[tensor], rng, density)
+            for tensor in packed.WEIGHTS
+        }
+        for name, density in (("a", 0.01), ("b", 0.02), ("c", 0.2), ("d", 0.001))
+    }
+    case = Case("int4_group", path, module, codes, entries)
+    live = case.load()
+    live.program.threads = 2
+    generator = random.Random(3)
+    sets: list[dict[str, float]] = [{}]
+    while len(sets) < 40:
+        names = generator.sample(sorted(entries), generator.randrange(1, 4))
+        scales = (1.0, generator.choice([-1.5, 0.25, 0.5, 2.0]))
+        sets.append({name: generator.choice(scales) for name in names})
+    wanted = []
+    for members in sets:
+        live.program.switch(members)
+        check_equal(live, case.fresh(case.merged(members), folder), case.kind)
+        wanted.append(live.bytes())
+    for _ in range(100_000):
+        choice = generator.randrange(len(sets))
+        live.program.switch(sets[choice])
+        assert live.bytes() == wanted[choice]
+    live.program.switch(None)
+    live.program.verify_base()
+    assert live.bytes() == wanted[0]
