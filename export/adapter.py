@@ -51,6 +51,7 @@ def export_adapter(
     scale: float = 1.0,
     density: float | None = None,
     grid_aware: bool = False,
+    keep_mask: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
     renames: Renames = (),
     max_density: float = 0.5,
@@ -71,7 +72,8 @@ def export_adapter(
         base: a Hugging Face folder, a checkpoint file, or the .pte or .ptd program. With it the
             file is bound by fingerprints; without it, it holds deltas ("unbound"). Trained values
             of a program's quantized weights are rounded to the nearest codes; entries that change
-            no code are dropped, unless `index_from` or a derived `index` fixes the positions.
+            no code are dropped where that makes the file smaller, unless `keep_mask`, `index_from`
+            or a derived `index` fixes the positions.
         base_data: the .ptd files that a .pte keeps its weights in.
         trained_on: the float model that training began with, for quantized weights: they become
             what quantizing the trained model with the base's scales would make of them. Without it,
@@ -94,6 +96,8 @@ def export_adapter(
             largest deltas.
         grid_aware: with a density: keep the entries that take most off the squared error of the
             weights against the trained ones, as they are on the grid of a quantized base.
+        keep_mask: keep entries that change no integer code, so that adapters of one mask can share
+            its positions.
         shapes: name -> shape, for unbound adapters whose checkpoint has none.
         renames: (regular expression, replacement) applied to each name of the checkpoint first.
         max_density: refuse a fine-tuned checkpoint that changed a larger share of all weights.
@@ -154,9 +158,11 @@ def export_adapter(
     computed = collected.computed
     if density is not None:
         computed = choose_entries(computed, density, grid_aware)
-    is_mask_fixed = index_from is not None or index in {
-        codec.name.lower() for codec in DERIVED_CODECS
-    }
+    is_mask_fixed = (
+        keep_mask
+        or index_from is not None
+        or index in {codec.name.lower() for codec in DERIVED_CODECS}
+    )
     computed, snapped = finish_snapping(computed, is_mask_fixed)
     if budget_bytes is not None and snapped:
         raise ExportError(

@@ -121,8 +121,9 @@ def alternatives(
 ) -> tuple[ValueAlternative, ...]:
     """Measure what the file would be like with each codec for all tensors."""
     tier_count = 1 + max(part.part.tier for part in parts)
+    has_choice = any(part.part.tensor.snap is None for part in parts)
     found = []
-    for choice in VALUE_CHOICES:
+    for choice in VALUE_CHOICES if has_choice else ("target",):
         if choice == "target" and parts[0].part.tensor.targets is None:
             continue
         sizes: list[list[int]] = [[] for _ in range(tier_count)]

@@ -166,6 +166,15 @@ def export_command(
             " should hold more entries than are kept, such as a fine-tuned checkpoint.",
         ),
     ] = False,
+    keep_mask: Annotated[
+        bool,
+        typer.Option(
+            "--keep-mask",
+            rich_help_panel=_SIZE,
+            help="Keep entries that change no integer code of a quantized --base, so that adapters"
+            " of one mask can share its positions. Else they go where that makes the file smaller.",
+        ),
+    ] = False,
     budget_kib: Annotated[
         float | None,
         typer.Option(
@@ -281,6 +290,7 @@ def export_command(
             scale=scale,
             density=density,
             grid_aware=grid_aware,
+            keep_mask=keep_mask,
             shapes=parse_shapes(shapes or ()),
             renames=[_parse_rename(argument) for argument in rename or ()],
             max_density=max_density,

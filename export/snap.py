@@ -2,8 +2,9 @@
 """Snaps trained weights to the grid of a quantized base, and says what that did to them.
 
 The trained weight at an entry becomes the nearest code; the base's scales stay. An entry whose code
-is the base's then changes nothing and vanishes. What a grid cannot hold is lost: `SnapReport` tells
-how much of the trained change remains as an error.
+is the base's then changes nothing and vanishes: it is dropped where that makes the file smaller,
+which it does not in masks of blocks or of a rule, as their positions cost next to nothing. What a
+grid cannot hold is lost: `SnapReport` tells how much of the trained change remains as an error.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .derive import NO_RULE
+from .encode_index import all_codings, choose
+from .image import VALUE_BITS, ValueCodec
 
 if TYPE_CHECKING:
     from .compute import ComputedTensor
@@ -93,11 +96,12 @@ def changes_code(tensor: ComputedTensor) -> NDArray[np.bool_]:
 def finish_snapping(
     tensors: Sequence[ComputedTensor], keep_masks: bool
 ) -> tuple[list[ComputedTensor], list[SnapReport]]:
-    """Report on the tensors with integer codes, and drop their entries that change no code.
+    """Report on the tensors with integer codes, and drop entries of theirs that change no code.
 
     Args:
         tensors: of the adapter; those without codes pass through.
-        keep_masks: keep entries that change nothing, for masks that must stay as they are.
+        keep_masks: drop no entry, as the masks must stay as they are. Otherwise entries go where
+            the tensor then takes fewer bytes, and tensors that change no code at all.
     """
     kept, reports = [], []
     for tensor in tensors:
@@ -105,9 +109,10 @@ def finish_snapping(
             kept.append(tensor)
             continue
         reports.append(_report(tensor, tensor.snap))
-        is_changed = changes_code(tensor)
-        if not keep_masks and not is_changed.all():
-            tensor = replace(tensor.select(is_changed), derivation=NO_RULE)
+        if not keep_masks:
+            smaller = replace(tensor.select(changes_code(tensor)), derivation=NO_RULE)
+            if smaller.indices.size == 0 or _stored_bytes(smaller) <= _stored_bytes(tensor):
+                tensor = tensor if smaller.indices.size == tensor.indices.size else smaller
         if tensor.indices.size:
             kept.append(tensor)
     return kept, sorted(reports, key=lambda report: report.name.encode())
@@ -160,3 +165,10 @@ def _report(tensor: ComputedTensor, snap: Snap) -> SnapReport:
         relative_error=math.sqrt(squared_error / squared_norm) if squared_norm else 0.0,
         change_norm=math.sqrt(squared_norm),
     )
+
+
+def _stored_bytes(tensor: ComputedTensor) -> float:
+    """Give what positions and codes take in a file."""
+    index_bytes = [choose(all_codings(tensor.indices).values()).size_bytes]
+    index_bytes += [len(rule.stream) for rule in tensor.derivation.rules]
+    return min(index_bytes) + tensor.indices.size * VALUE_BITS[ValueCodec[tensor.dtype.upper()]] / 8

@@ -168,16 +168,20 @@ def test_a_mask_that_is_shared_or_derived_keeps_all_entries(
     tmp_path: Path, programs: Callable[[str], Path]
 ) -> None:
     base = programs("8da4w")
-    row = np.arange(64, 128), np.full(64, 0.02, np.float32)
-    source = save_deltas(tmp_path / "row.pt", {"up.weight": row})
+    (flat, values) = deltas(["up.weight"])["up.weight"]
+    source = save_deltas(tmp_path / "de.pt", {"up.weight": (flat, values)})
     free = export_adapter(source, tmp_path / "free.shb", base=base)
-    derived = export_adapter(source, tmp_path / "rule.shb", base=base, index="struct")
-    assert free.entry_count < derived.entry_count == 64
-    assert derived.snapped == free.snapped
-    other = save_deltas(tmp_path / "other.pt", {"up.weight": (row[0], -row[1])})
+    kept = export_adapter(source, tmp_path / "kept.shb", base=base, keep_mask=True)
+    assert free.entry_count < kept.entry_count == flat.size
+    assert kept.snapped == free.snapped
+    other = save_deltas(tmp_path / "other.pt", {"up.weight": (flat, -values)})
     report = export_adapter(
-        other, tmp_path / "other.shb", base=base, index_from=tmp_path / "rule.shb"
+        other, tmp_path / "other.shb", base=base, index_from=tmp_path / "kept.shb"
     )
+    assert report.entry_count == flat.size
+    assert report.tensors[0].no_op_entry_count == report.snapped[0].vanished_count > 0
+    row = save_deltas(tmp_path / "row.pt", {"up.weight": (np.arange(64), values[:64])})
+    report = export_adapter(row, tmp_path / "row.shb", base=base, index="struct")
     assert report.entry_count == 64
     assert report.tensors[0].no_op_entry_count == report.snapped[0].vanished_count > 0
 
