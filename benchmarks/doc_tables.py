@@ -27,6 +27,8 @@ README = ROOT / "README.md"
 FORMAT_RUN = ROOT / "docs" / "runs" / "format.json"
 FORMAT_SIZES = ROOT / "docs" / "FORMAT_SIZES.md"
 OPENING_RUN = ROOT / "docs" / "runs" / "open_speed.json"
+PACKED_RUN = ROOT / "docs" / "runs" / "bench_packed.json"
+EXECUTORCH = ROOT / "docs" / "EXECUTORCH.md"
 FUZZ_RUN = ROOT / "docs" / "runs" / "fuzz.json"
 FUZZING = ROOT / "docs" / "FUZZING.md"
 
@@ -223,6 +225,58 @@ def opening_table(run: dict[str, Any]) -> str:
     return f"{table}\n{note}"
 
 
+def packed_table(run: RunFile | None) -> str:
+    """The table of one layer that XNNPACK has packed, of each kind, from a run of suite packed."""
+    if run is None:
+        return "No run with packed weights is stored yet.\n"
+    kinds: dict[str, dict[str, Record]] = {}
+    for record in run.records:
+        kinds.setdefault(str(record.case["kind"]), {})[record.arm] = record
+
+    def switch(records: dict[str, Record], arm: str) -> str:
+        if arm not in records:
+            return ""
+        nanoseconds = median(records[arm].samples)
+        return f"{nanoseconds / 1e6:.2f} ({nanoseconds / records[arm].counts['entries']:.1f})"
+
+    table = markdown_table(
+        [
+            "weights",
+            "load, ms",
+            "first switch, ms (ns an entry)",
+            "of plain weights",
+            "switch",
+            "of plain weights",
+            "revert",
+        ],
+        [
+            [
+                kind,
+                f"{median(records['load the program'].samples) / 1e6:.1f}",
+                switch(records, "switch base -> A, first"),
+                switch(records, "plain: switch base -> A, first"),
+                switch(records, "switch base -> A"),
+                switch(records, "plain: switch base -> A"),
+                switch(records, "switch A -> base"),
+            ]
+            for kind, records in kinds.items()
+        ],
+    )
+    case, context = run.records[0].case, run.context
+    note = (
+        f"One layer of {case['shape']}, {case['density']:.0%} of it at random positions, one"
+        f" thread; medians, {run.records[0].regime}. Loading packs the layer and compares every"
+        f" number of it. The first switch saves originals. Measured on {context['cpu']}"
+        f" ({context['machine']}, {context['cores']} cores).\n"
+    )
+    return f"{table}\n{note}"
+
+
+def stored_packed_run() -> RunFile | None:
+    """The stored run of suite packed, or None."""
+    return RunFile.read(PACKED_RUN) if PACKED_RUN.exists() else None
+
+
 def fuzz_table(run: dict[str, Any]) -> str:
     """The table of the targets of a run of tests/fuzz/run.py."""
     table = markdown_table(
@@ -275,6 +329,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     FORMAT_SIZES.write_text(replace_block(FORMAT_SIZES.read_text(), "sizes", tables))
     tables = opening_table(json.loads(OPENING_RUN.read_text()))
     FORMAT_SIZES.write_text(replace_block(FORMAT_SIZES.read_text(), "opening", tables))
+    tables = packed_table(stored_packed_run())
+    EXECUTORCH.write_text(replace_block(EXECUTORCH.read_text(), "packed", tables))
     tables = fuzz_table(json.loads(FUZZ_RUN.read_text()))
     FUZZING.write_text(replace_block(FUZZING.read_text(), "fuzz", tables))
     return 0

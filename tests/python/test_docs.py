@@ -39,6 +39,13 @@ def test_the_page_about_sizes_shows_the_stored_run_of_opening() -> None:
     assert page == doc_tables.replace_block(page, "opening", doc_tables.opening_table(run))
 
 
+def test_the_page_about_programs_shows_the_stored_run() -> None:
+    doc_tables = load(ROOT / "benchmarks" / "doc_tables.py")
+    page = (ROOT / "docs" / "EXECUTORCH.md").read_text()
+    table = doc_tables.packed_table(doc_tables.stored_packed_run())
+    assert page == doc_tables.replace_block(page, "packed", table)
+
+
 def test_the_page_about_fuzzing_shows_the_stored_run() -> None:
     doc_tables = load(ROOT / "benchmarks" / "doc_tables.py")
     run = json.loads((ROOT / "docs" / "runs" / "fuzz.json").read_text())
