@@ -203,8 +203,8 @@ test-slow: setup $(STAMPS)/llm
 # --- 64-bit ARM, cross-compiled and emulated. GoogleTest is compiled from Debian's sources.
 ARM_TESTS := kernels_math_test kernels_moves_test kernels_dispatch_test element_ops_test \
   format_index_test format_value_test program_test program_oracle_test packed_cache_index_test \
-  packed_calibrate_test packed_patcher_test attach_packed_tensor_test program_layout_test \
-  executorch_switch_test
+  packed_calibrate_test packed_patcher_test attach_packed_tensor_test attach_nibble_rows_test \
+  program_layout_test executorch_switch_test
 EXECUTORCH_ARM := build/executorch-arm
 ARM_BUILD = cmake -G Ninja -DCMAKE_BUILD_TYPE=Release \
   -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/tests/arm/toolchain.cmake
