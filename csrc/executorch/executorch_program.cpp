@@ -233,8 +233,8 @@ Result<std::vector<TensorSpec>> ExecutorchProgram::State::attach_mapped(
     const bool is_table = weight.storage == WeightStorage::byte_table ||
                           weight.storage == WeightStorage::nibble_table;
     if (!is_table || weight.codes.file_index != file_index) continue;
-    if (!add(weight.name, weight.codes.range.offset_bytes, weight.why_not, *weight.dtype,
-             weight.dims))
+    if (!add(weight.name, weight.codes.range.offset_bytes, weight.why_not,
+             weight.dtype.value_or(Dtype::i8), weight.dims))
       continue;
     specs.back().shares_storage_with = weight.shares_storage_with;
     if (weight.storage == WeightStorage::nibble_table)

@@ -24,9 +24,12 @@ struct Candidate {
   std::string why_not;  // there is no layout
 };
 
+/// REQUIRES: there is no reason why it cannot be changed, so that it has one.
+Dtype dtype_of(const ProgramWeight& weight) { return weight.dtype.value_or(Dtype::f32); }
+
 /// XNNPACK names a packed weight by its codes, and by its bias unless scales follow the rows.
 const PackedCacheEntry* find_entry(const PackedCacheIndex& index, const ProgramWeight& weight) {
-  const bool has_row_scales = !is_float(*weight.dtype) && weight.group_length == 0;
+  const bool has_row_scales = !is_float(dtype_of(weight)) && weight.group_length == 0;
   return index.find(has_row_scales ? weight.key : weight.key + weight.bias_key);
 }
 
@@ -54,7 +57,7 @@ Result<void> find_layout(Candidate* candidate, const PackedMemory& memory,
   Result<PackedLayout> layout =
       calibrate(base, memory.data() + candidate->entry->offset_bytes, candidate->entry->size_bytes);
   if (layout.ok()) {
-    candidate->layout = std::move(layout.value());
+    candidate->layout = layout.value();
   } else {
     candidate->why_not = layout.error().message;
   }
@@ -98,9 +101,9 @@ Result<PackedWeights> find_packed_weights(const PackedCache& cache, const Progra
     const PackedCacheEntry* entry = reason.empty() ? find_entry(found.index, weight) : nullptr;
     if (reason.empty() && entry == nullptr) {
       reason = "XNNPACK has packed it into memory of its own: this processor has no kernel for " +
-               std::string(dtype_name(*weight.dtype)) + " weights, or its codes have no name";
+               std::string(dtype_name(dtype_of(weight))) + " weights, or its codes have no name";
     }
-    if (!reason.empty()) {
+    if (entry == nullptr) {
       found.unpatchable.emplace(weight.name, reason);
       continue;
     }
@@ -114,7 +117,7 @@ Result<PackedWeights> find_packed_weights(const PackedCache& cache, const Progra
   refuse_collisions(&candidates);
   for (const Candidate& candidate : candidates) {
     const ProgramWeight& weight = *candidate.weight;
-    if (!candidate.why_not.empty()) {
+    if (!candidate.layout || !candidate.why_not.empty()) {
       found.unpatchable.emplace(weight.name, candidate.why_not);
       continue;
     }
