@@ -75,7 +75,7 @@ inline Bytes make_xnn_payload(uint8_t second_node) {
   }
   memcpy(&w.bytes()[4], "XN01", 4);
 
-  Bytes payload(32);
+  Bytes payload(32 + w.bytes().size());
   memcpy(&payload[4], "XH00", 4);
   const uint16_t header_bytes = 30;
   const auto graph_bytes = static_cast<uint32_t>(w.bytes().size());
@@ -85,7 +85,7 @@ inline Bytes make_xnn_payload(uint8_t second_node) {
   memcpy(&payload[10], &graph_offset, 4);
   memcpy(&payload[14], &graph_bytes, 4);
   memcpy(&payload[18], &constants_offset, 4);
-  payload.insert(payload.end(), w.bytes().begin(), w.bytes().end());
+  memcpy(&payload[graph_offset], w.bytes().data(), w.bytes().size());
   return payload;
 }
 
