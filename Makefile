@@ -19,7 +19,7 @@ PYTEST_WORKERS ?= 2
 FUZZ_SECONDS ?= 60
 SMOKE_SECONDS ?= 15
 CLANG ?= clang
-BENCH_SUITES ?= micro sweep opening llama7b llama1b_mapped program
+BENCH_SUITES ?= micro sweep opening llama7b llama1b_mapped program packed
 # pip reads PIP_EXTRA_INDEX_URL from the environment or from make's command line by itself. Without
 # it pip takes PyTorch's default build, on Linux the one with CUDA; set it to PyTorch's CPU index.
 

@@ -9,10 +9,11 @@ from .suites_llama import llama7b
 from .suites_mapped import llama1b_mapped
 from .suites_micro import micro
 from .suites_opening import opening
+from .suites_packed import packed
 from .suites_program import program
 from .suites_sweep import sweep
 
-_MAKERS = (micro, sweep, opening, llama7b, llama1b_mapped, program)
+_MAKERS = (micro, sweep, opening, llama7b, llama1b_mapped, program, packed)
 
 #: Those whose names end in "-quick" take seconds: tiny shapes, few rounds. They show that every
 #: arm runs and leaves the right bytes, and measure nothing.

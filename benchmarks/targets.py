@@ -18,7 +18,7 @@ from shira_runtime.bench import Record
 from shira_runtime.bench.statistics import median, ratio_of_medians
 
 Verdict = Literal["held", "missed", "not measured"]
-Kind = Literal["ratio", "speedup", "seconds", "equal", "no slower"]
+Kind = Literal["ratio", "speedup", "seconds", "per entry", "equal", "no slower"]
 
 #: Two times are equal if the 95 % interval of their ratio contains 1, or the ratio is off by no
 #: more than this; one is no slower than another if they are equal or it is faster.
@@ -33,7 +33,8 @@ class Target:
         what: in words.
         kind: "ratio": median of `arm` / median of `against`, at most `limit`. "speedup": median of
             `against` / median of `arm`, at least `limit`. "seconds": median of `arm`, at most
-            `limit`. "equal": the ratio is 1 within noise. "no slower": it is that or less.
+            `limit`. "per entry": nanoseconds for each entry, at most `limit`. "equal": the ratio
+            is 1 within noise. "no slower": it is that or less.
         suite: name of the suite.
         arm: pattern of the arm that has to be fast.
         against: pattern of what it is compared with, in the same case and regime.
@@ -93,6 +94,7 @@ class Outcome:
             "ratio": ratio,
             "speedup": f">= {limit:g} x",
             "seconds": f"<= {limit:g} s",
+            "per entry": f"<= {limit:g} ns an entry",
             "equal": f"1.00 within noise ({NOISE:.0%})",
             "no slower": f"<= 1.00 within noise ({NOISE:.0%})",
         }[self.target.kind]
@@ -104,6 +106,8 @@ class Outcome:
             return ""
         if self.target.kind == "seconds":
             return f"{self.value:.3f} s"
+        if self.target.kind == "per entry":
+            return f"{self.value:.1f} ns"
         either = f", {self.other_value:.2f} x" if self.target.alternative else ""
         return f"{self.value:.2f} x{either}"
 
@@ -140,6 +144,9 @@ def _judge(target: Target, record: Record, records: Sequence[Record]) -> _Findin
     if target.kind == "seconds":
         seconds = median(record.samples) / 1e9
         return _Finding(seconds, seconds <= target.limit, record)
+    if target.kind == "per entry":
+        nanoseconds = median(record.samples) / record.counts["entries"]
+        return _Finding(nanoseconds, nanoseconds <= target.limit, record)
     other = _compared_with(target, target.against, record, records)
     if other is None:
         return None
@@ -362,5 +369,33 @@ TARGETS = (
         "forward in A",
         "forward in base",
         case={"what": "forward passes"},
+    ),
+    Target(
+        "floats as XNNPACK packs them, first overwrite, saving originals: of plain ones",
+        "ratio",
+        "packed",
+        "switch base -> A, first",
+        "plain: switch base -> A, first",
+        2.0,
+        {"kind": "f*"},
+        _COLD,
+    ),
+    Target(
+        "int8 as XNNPACK packs them, first overwrite, saving originals, with sums",
+        "per entry",
+        "packed",
+        "switch base -> A, first",
+        limit=12.0,
+        case={"kind": "int8"},
+        regime=_COLD,
+    ),
+    Target(
+        "int4 as XNNPACK packs them, first overwrite, saving originals, with sums",
+        "per entry",
+        "packed",
+        "switch base -> A, first",
+        limit=16.0,
+        case={"kind": "int4*"},
+        regime=_COLD,
     ),
 )

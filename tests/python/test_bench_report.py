@@ -89,6 +89,12 @@ def test_seconds_are_absolute(benchmarks: SimpleNamespace) -> None:
     assert judged(benchmarks, records, kind="seconds", limit=0.39)[0] == "missed"
 
 
+def test_nanoseconds_for_each_entry(benchmarks: SimpleNamespace) -> None:
+    records = [record("ours", 2.0, counts={"entries": 160_000})]
+    assert judged(benchmarks, records, kind="per entry", limit=12.5) == ("held", "12.5 ns", 1)
+    assert judged(benchmarks, records, kind="per entry", limit=12.4)[0] == "missed"
+
+
 def test_times_per_entry_are_compared_across_cases(benchmarks: SimpleNamespace) -> None:
     half = {"mask": "random", "dtype": "f16"}
     records = [
