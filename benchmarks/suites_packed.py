@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from shira_runtime import Adapter, load_program
-from shira_runtime.bench import Arm, Case, Suite, WrongBytes, stages_of
+from shira_runtime.bench import Arm, Case, Scalar, Suite, WrongBytes, stages_of
 from shira_runtime.export.base import xxh3_128
 from shira_runtime.export.build import AdapterTensor, build_adapter
 
@@ -72,7 +72,7 @@ def _case(size: _Size, kind: str, folder: Path) -> Case:
             plain.first("switch base -> A, first", "A"),
             plain.arm("switch base -> A", None, "A"),
         ]
-    fields = {
+    fields: dict[str, Scalar] = {
         "what": "packed",
         "shape": f"{size.shape[0]}x{size.shape[1]}",
         "kind": kind,
