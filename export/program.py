@@ -40,15 +40,16 @@ from .program_checks import (
     shared_groups,
 )
 from .program_file import ProgramTensor, read_program_tensors
-from .quantize import (
-    DEFAULT_GROUP_SIZE,
-    EmbeddingBits,
-    Quantize,
-    quantize_module,
-)
+from .quantize import DEFAULT_GROUP_SIZE, EmbeddingBits, Quantize, quantize_module
 
-__all__ = ["Backend", "EmbeddingBits", "ProgramReport", "Quantize", "export_program"]
-__all__ += ["program_command"]
+__all__ = [
+    "Backend",
+    "EmbeddingBits",
+    "ProgramReport",
+    "Quantize",
+    "export_program",
+    "program_command",
+]
 
 # What computes with integer activations; only XNNPACK has operators for it.
 _DELEGATED_ONLY = ("8da8w", "8da4w", "8da4w-channel")
