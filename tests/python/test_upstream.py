@@ -171,3 +171,11 @@ def test_a_reshaped_constant_cannot_go_to_a_data_file() -> None:
         cause = cause.__context__
     assert isinstance(cause, AssertionError)
     reshaped_constant.export(keeps_copy=True)
+
+
+def test_an_operator_with_a_kernel_cannot_be_exported() -> None:
+    """In a process of its own: here another test may have told torch what is missing."""
+    script = [sys.executable, UPSTREAM / "mixed_linear.py"]
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "UnsupportedOperatorException: quantized_decomposed.mixed_linear.default" in done.stderr
