@@ -23,16 +23,13 @@ namespace shira::testing {
 inline std::vector<uint32_t> random_index(std::mt19937_64& random, IndexCodec codec,
                                           uint32_t block_length, size_t numel, double density) {
   std::vector<uint32_t> index;
-  std::bernoulli_distribution starts(density);
-  for (size_t i = 0; i + block_length <= numel;) {
-    if (!starts(random)) {
-      i += block_length;
-      continue;
-    }
+  // How many blocks lie between two that start: far fewer draws than one for each block.
+  std::geometric_distribution<size_t> gap(std::min(density, 0.999));
+  for (size_t i = gap(random) * block_length; i + block_length <= numel;) {
     const size_t length =
         codec == IndexCodec::runs ? std::min<size_t>(1 + random() % 20, numel - i) : block_length;
     for (size_t j = 0; j < length; ++j) index.push_back(static_cast<uint32_t>(i + j));
-    i += length;
+    i += length + gap(random) * block_length;
   }
   if (index.empty()) {
     for (uint32_t j = 0; j < block_length; ++j) index.push_back(j);

@@ -114,17 +114,17 @@ inline void pad_to(Bytes* bytes, size_t alignment) {
 /// The bit patterns of `values` in `dtype`, as live weights: i8 and i4 take one byte per code.
 inline Bytes encode_values(Dtype dtype, const std::vector<float>& values) {
   Bytes bytes;
+  if (dtype == Dtype::f32) {
+    append(&bytes, values.data(), values.size() * sizeof(float));
+    return bytes;
+  }
   for (const float value : values) {
     if (!is_float(dtype)) {
       bytes.push_back(static_cast<uint8_t>(static_cast<int8_t>(value)));
       continue;
     }
     const uint16_t half = dtype == Dtype::f16 ? narrow_f16(value) : narrow_bf16(value);
-    if (dtype == Dtype::f32) {
-      append(&bytes, &value, 4);
-    } else {
-      append(&bytes, &half, 2);
-    }
+    append(&bytes, &half, 2);
   }
   return bytes;
 }

@@ -86,10 +86,14 @@ class WeightsFile {
       program.constant_bytes += page_count * page;
     }
     Bytes content = test::make_pte(program);
+    // Drawn once for a part whose length is no multiple of a page: no two pages are alike.
     std::mt19937_64 random(11);
-    const Bytes weights = random_bytes(random, Dtype::f32, program.constant_bytes / 4);
-    std::copy(weights.begin(), weights.end(),
-              content.end() - static_cast<std::ptrdiff_t>(weights.size()));
+    const Bytes part = random_bytes(random, Dtype::f32, 65521);
+    const size_t begin = content.size() - program.constant_bytes;
+    for (size_t at = 0; at < program.constant_bytes; at += part.size()) {
+      const size_t size = std::min<size_t>(part.size(), program.constant_bytes - at);
+      std::copy_n(part.begin(), size, content.begin() + static_cast<std::ptrdiff_t>(begin + at));
+    }
     return content;
   }
 
