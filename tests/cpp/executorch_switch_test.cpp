@@ -1,7 +1,4 @@
-// Switches in weights that XNNPACK has packed and in tables of codes, each kind once, against
-// programs that have the adapter's codes in their files. make_programs.py in tests/programs wrote
-// them. Emulators of other processors, which pack differently, run it too: tests/arm/run,
-// tests/x86/run.
+// Switches in packed weights and tables of codes, against programs with these codes in their files.
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -19,6 +16,8 @@
 namespace shira {
 namespace {
 
+// make_programs.py in tests/programs writes them. Emulators of other processors, which pack
+// differently, run this too: tests/arm/run, tests/x86/run.
 const std::string kFolder = SHIRA_TESTS_DIR "/programs/packed/";
 const std::vector<std::string> kKinds = {"f32",        "f16",          "int8",
                                          "int4_group", "int4_channel", "tables"};
