@@ -82,7 +82,7 @@ py::object floats_of(const ListedWeight& self, const WeightBytes& bytes, Dtype d
 }  // namespace
 
 void bind_weights(py::module_& module) {
-  const auto text_property = [](std::string ProgramWeight::*member) {
+  const auto text_property = [](std::string ProgramWeight::* member) {
     return [member](const ListedWeight& self) { return text(self.get().*member); };
   };
   py::class_<ListedWeight>(module, "ProgramWeight")
