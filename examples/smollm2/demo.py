@@ -179,7 +179,6 @@ def time_switches(demo: Demo) -> None:
 def time_tokens(demo: Demo) -> None:
     """Times generation: base, adapter, and a program that computes LoRA in every pass."""
     program = demo.program
-    lora = shira_runtime.load_program(demo.files.lora_program)
     tokens = (weights.chat_tokens(RECORD_PROMPT) * 2)[: CONTEXT_TOKENS + TIMED_TOKENS]
 
     def read(model: Model, first: int, end: int) -> None:
@@ -196,15 +195,11 @@ def time_tokens(demo: Demo) -> None:
 
         return Arm(name, run, role="forward", prepare=ready, counts={"tokens": TIMED_TOKENS})
 
-    records = demo.time(
-        "generate",
-        [
-            arm("base", program, None),
-            arm("adapter json", program, "json"),
-            arm("unfused LoRA", lora, None),
-        ],
-        TOKEN_ROUNDS,
-    )
+    arms = [arm("base", program, None), arm("adapter json", program, "json")]
+    if demo.files.lora_program:
+        lora = shira_runtime.load_program(demo.files.lora_program)
+        arms.append(arm("unfused LoRA", lora, None))
+    records = demo.time("generate", arms, TOKEN_ROUNDS)
     program.switch(None)
     table = Table("weights", "tokens/s", "ms per token", title="Generation, one token a pass")
     for record in records:
@@ -219,8 +214,9 @@ def measure_memory(demo: Demo, folder: Path) -> None:
     figures = {
         "base": memory.measure(folder, files.program, tokens),
         "adapter json": memory.measure(folder, files.program, tokens, files.adapters, "json"),
-        "unfused LoRA": memory.measure(folder, files.lora_program, tokens),
     }
+    if files.lora_program:
+        figures["unfused LoRA"] = memory.measure(folder, files.lora_program, tokens)
     table = Table("weights", *next(iter(figures.values())), title="Memory of a process, MB")
     for name, row in figures.items():
         table.add_row(name, *(f"{value / 1e6:.0f}" for value in row.values()))
@@ -232,9 +228,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the demo; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("build/llm"), help="output folder")
+    parser.add_argument(
+        "--without-lora", action="store_true", help="leave out the comparison, and its long export"
+    )
     options = parser.parse_args(arguments)
     console = Console()
-    files = prepare(options.output, with_lora=True)
+    files = prepare(options.output, with_lora=not options.without_lora)
     program = shira_runtime.load_program(files.program)
     demo = Demo(console, files, program)
     demo.results["adapters"] = {}

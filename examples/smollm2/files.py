@@ -24,13 +24,13 @@ class Files:
 
     Attributes:
         program: the 4-bit program.
-        lora_program: the same with unfused LoRA in it.
+        lora_program: the same with unfused LoRA in it, if it was asked for.
         adapters: .shb files for `program`, by name.
         random: one whose entries are a hundredth of all weights, each one code off; for timing.
     """
 
     program: Path
-    lora_program: Path
+    lora_program: Path | None
     adapters: Mapping[str, Path]
     random: Path
 
@@ -40,12 +40,12 @@ def prepare(folder: Path, *, with_lora: bool = False) -> Files:
     folder.mkdir(parents=True, exist_ok=True)
     files = Files(
         folder / "smollm2-8da4w.pte",
-        folder / "smollm2-8da4w-lora.pte",
+        folder / "smollm2-8da4w-lora.pte" if with_lora else None,
         {name: folder / f"{name}.shb" for name in ADAPTERS},
         folder / "random.shb",
     )
     export(files.program)
-    if with_lora:
+    if files.lora_program:
         export(files.lora_program, with_lora=True)
     published = weights.load_state_dict()
     made = {
