@@ -173,7 +173,11 @@ class _PackedLayer:
             loaded[:] = [load_program(self._path)]
             return {"load": time.perf_counter_ns() - started}
 
-        return Arm("load the program", run, finish=loaded.clear)
+        def check() -> None:
+            if not loaded or loaded[0].forward(self._input)[0].tobytes() != self._answers[None]:
+                raise WrongBytes("the program that was loaded does not give the base's answer")
+
+        return Arm("load the program", run, check=check, finish=loaded.clear)
 
     def first(self) -> Arm:
         """A switch to an adapter that was only just added: it saves originals."""

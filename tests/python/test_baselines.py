@@ -17,7 +17,7 @@ pytest.importorskip("peft")
 
 from shira_runtime.bench import Record, WrongBytes, run_case  # noqa: E402
 
-SUITES = ("micro", "sweep", "opening", "llama7b", "llama1b_mapped", "program")
+SUITES = ("micro", "sweep", "opening", "llama7b", "llama1b_mapped", "program", "packed")
 
 #: They store nothing.
 NOTHING_TO_CHECK = {"read everything", "read all weights"}
