@@ -260,6 +260,9 @@ Result<void> ExecutorchProgram::State::attach() {
     labels.push_back(file->tables.path);
   }
   SHIRA_ASSIGN(const ProgramWeights weights, parse_program_weights(bytes, labels));
+  for (const ProgramWeight& weight : weights.weights) {
+    if (weight.storage == WeightStorage::unknown) unpatchable.emplace(weight.name, weight.why_not);
+  }
   SHIRA_ASSIGN(std::vector<TensorSpec> specs, attach_packed(weights));
   for (size_t i = 0; i < files.size(); ++i) {
     SHIRA_ASSIGN(std::vector<TensorSpec> mapped, attach_mapped(i, weights));

@@ -278,6 +278,17 @@ def test_constant_weights_are_refused(tmp_path: Path) -> None:
         assert "do not tell two packings apart" in live.program.unpatchable[name]
 
 
+def test_other_constants_of_the_delegate_are_listed(tmp_path: Path) -> None:
+    """Only the weights of linear layers are looked for in what XNNPACK packs."""
+    module = models.torch.nn.Conv2d(3, 4, 3).eval().requires_grad_(False)
+    path = tmp_path / "convolution.pte"
+    export_program(module, (models.torch.ones(1, 3, 8, 8),), path, backend="xnnpack")
+    program = packed.Packed(path).program
+    assert program.tensors == {}
+    assert program.unpatchable
+    assert all("XNNConv2d" in reason for reason in program.unpatchable.values())
+
+
 def test_names_that_no_weight_has(case: Case) -> None:
     live = case.load()
     before = live.bytes()
