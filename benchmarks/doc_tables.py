@@ -109,12 +109,12 @@ def llm_tables(run: dict[str, Any], scores: dict[str, Any]) -> str:
         if row["weights"] == "8da4w" and checks.get(row["prompts"]) == row["check"]
     }
     states = markdown_table(
-        ["state", *(f"{check}, held out" for check in checks.values()), "an answer"],
+        ["state", *(f"{check}, held out" for check in checks.values()), "how an answer begins"],
         [
             [
                 name,
                 *(passed.get((name, check), "") for check in checks.values()),
-                f"`{state['answers'][-1 if name == 'telegram' else 0].splitlines()[0]}`",
+                f"`{' '.join(state['answers'][-1 if name == 'telegram' else 0].split()):.70}`",
             ]
             for name, state in run["states"].items()
             if name in scores["states"]
@@ -149,10 +149,13 @@ def llm_tables(run: dict[str, Any], scores: dict[str, Any]) -> str:
     )
     context = bench.context
     entries = ", ".join(f"{name} {a['entries']:,}" for name, a in run["adapters"].items())
+    changed = run["states"]["json"]["switch"]["elements_changed"]
+    right, stale = sorted(run["cache"]["largest_errors"].values())
     note = (
-        f"Entries that change a code: {entries}. Measured on {context['cpu']}"
-        f" ({context['machine']}, {context['cores']} cores). Raw samples:"
-        " [docs/runs/llm.json](docs/runs/llm.json).\n"
+        f"Entries: {entries}; of json's {changed:,} change a code. With a cache of the base, json's"
+        f" first logits were off by up to {stale:.1f}; with what was read again, by {right:.1f}."
+        f" Measured on {context['cpu']} ({context['machine']}, {context['cores']} cores)."
+        " Raw samples: [docs/runs/llm.json](docs/runs/llm.json).\n"
     )
     return "\n".join([states, switches, generation, note])
 
@@ -322,9 +325,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shutil.copyfile(options.run.with_suffix(suffix), STORED_RUN.with_suffix(suffix))
     tables = demo_tables(json.loads(STORED_RUN.read_text()))
     README.write_text(replace_block(README.read_text(), "demo", tables))
-    if LLM_RUN.exists():
-        tables = llm_tables(json.loads(LLM_RUN.read_text()), json.loads(LLM_SCORES.read_text()))
-        README.write_text(replace_block(README.read_text(), "llm", tables))
+    tables = llm_tables(json.loads(LLM_RUN.read_text()), json.loads(LLM_SCORES.read_text()))
+    README.write_text(replace_block(README.read_text(), "llm", tables))
     tables = format_tables(json.loads(FORMAT_RUN.read_text()))
     FORMAT_SIZES.write_text(replace_block(FORMAT_SIZES.read_text(), "sizes", tables))
     tables = opening_table(json.loads(OPENING_RUN.read_text()))

@@ -41,7 +41,7 @@ RECORD_PROMPT = tasks.json_check()[2].prompt
 QUESTION_PROMPT = tasks.telegram_check()[0].prompt
 SWITCH_ROUNDS, TOKEN_ROUNDS = 30, 8
 CONTEXT_TOKENS, TIMED_TOKENS = 32, 16
-SHOWN_TOKENS = 40
+SHOWN_TOKENS, SEGMENT_TOKENS = 40, 9
 SUITE = "llm"
 
 
@@ -120,12 +120,12 @@ def show_token_switches(demo: Demo) -> None:
     session.append(weights.chat_tokens(QUESTION_PROMPT))
     table = Table("tokens", "adapter", "switch", "read again", "text", title=QUESTION_PROMPT)
     rows = []
-    for adapter in (None, "telegram", None, "telegram"):
+    for adapter in ("telegram", None, "telegram"):
         report = program.switch(adapter)
         started, before = time.perf_counter(), session.reread_count
         session.logits()
         seconds = time.perf_counter() - started
-        answer, _ = continue_session(session, 10)
+        answer, _ = continue_session(session, SEGMENT_TOKENS)
         text = weights.load_tokenizer().decode(answer)
         reread = session.reread_count - before
         rows.append(

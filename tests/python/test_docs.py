@@ -32,6 +32,14 @@ def test_the_readme_shows_the_stored_run() -> None:
     assert readme == doc_tables.replace_block(readme, "demo", doc_tables.demo_tables(run))
 
 
+def test_the_readme_shows_the_stored_run_of_the_language_model() -> None:
+    doc_tables = load(ROOT / "benchmarks" / "doc_tables.py")
+    run = json.loads((ROOT / "docs" / "runs" / "llm.json").read_text())
+    scores = json.loads((ROOT / "examples" / "smollm2" / "eval_results.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    assert readme == doc_tables.replace_block(readme, "llm", doc_tables.llm_tables(run, scores))
+
+
 def test_the_page_about_sizes_shows_the_stored_run_of_opening() -> None:
     doc_tables = load(ROOT / "benchmarks" / "doc_tables.py")
     run = json.loads((ROOT / "docs" / "runs" / "open_speed.json").read_text())
