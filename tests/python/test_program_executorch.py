@@ -124,13 +124,29 @@ def test_tensors_are_the_named_constants(files: dict[str, Path], kind: str) -> N
     assert "step" in program.unpatchable  # int64
 
 
-def test_what_a_delegate_has_packed_is_unpatchable(files: dict[str, Path]) -> None:
+def test_what_a_delegate_has_packed_is_switched_by_our_engine_alone(
+    files: dict[str, Path], engine: str, tmp_path: Path
+) -> None:
+    from shira_runtime.export.program import export_program
+
     program = load_program(files["delegated"])
-    assert "wide.weight" not in program.tensors
-    with pytest.raises(BaseMismatchError) as caught:
-        program.add_adapter(wide_adapter())
-    assert caught.value.status == "UNKNOWN_TENSOR"
-    assert program.forward(models.tiny_ids())[0].shape == (1, 5, 12)
+    if engine == "torch":
+        assert "wide.weight" not in program.tensors
+        with pytest.raises(BaseMismatchError) as caught:
+            program.add_adapter(wide_adapter())
+        assert caught.value.status == "UNKNOWN_TENSOR"
+        assert program.forward(models.tiny_ids())[0].shape == (1, 5, 12)
+        return
+    (base,) = program.forward(models.tiny_ids())
+    program.add_adapter(wide_adapter())
+    program.switch("x")
+    module, _ = merged_output(wide_adapter())
+    export_program(module, (models.tiny_ids(),), tmp_path / "merged.pte", backend="xnnpack")
+    (merged,) = load_program(tmp_path / "merged.pte").forward(models.tiny_ids())
+    assert equal(program.forward(models.tiny_ids())[0], merged)
+    assert not equal(merged, base)
+    program.switch(None)
+    assert equal(program.forward(models.tiny_ids())[0], base)
 
 
 def test_two_programs_of_one_file_are_switched_apart(files: dict[str, Path]) -> None:
