@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from shb_files import adapter, tensor_entries
@@ -40,9 +41,15 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return str(request.param)
 
 
+def bytes_of(output: Any) -> bytes:
+    """Of an array or a tensor, of bfloat16 too."""
+    array = bits_of(output) if isinstance(output, torch.Tensor) else output
+    return bytes(np.asarray(array).tobytes())
+
+
 def equal(one: Any, other: Any) -> bool:
     """Arrays or tensors with the same bytes."""
-    return np.asarray(one).tobytes() == np.asarray(other).tobytes()
+    return bytes_of(one) == bytes_of(other)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +71,16 @@ def open_program(files: dict[str, Path], kind: str) -> Program:
     return load_program(files[kind], files["data"] if kind == "external" else None)
 
 
-def wide_adapter() -> Adapter:
-    base = models.tiny_encoder().wide.weight.detach().numpy()
-    narrow = models.tiny_encoder().narrow.weight.detach().numpy()
+def bits_of(weight: Any) -> Any:
+    """A torch tensor as a numpy array of the same bytes."""
+    if weight.dtype == torch.bfloat16:
+        return weight.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return weight.detach().numpy()
+
+
+def wide_adapter(dtype: Any = torch.float32) -> Adapter:
+    base = bits_of(models.tiny_encoder(dtype).wide.weight)
+    narrow = bits_of(models.tiny_encoder(dtype).narrow.weight)
     indices = np.arange(5, 200, 7)
     return adapter(
         "x",
@@ -75,13 +89,12 @@ def wide_adapter() -> Adapter:
     )
 
 
-def merged_output(file: Adapter) -> Any:
-    module = models.tiny_encoder()
+def merged_output(file: Adapter, dtype: Any = torch.float32) -> Any:
+    module = models.tiny_encoder(dtype)
     for name, tensor in file.tensors.items():
         weight = module.get_parameter(name).view(-1)
-        weight[torch.from_numpy(tensor.indices().astype(np.int64))] = torch.from_numpy(
-            tensor.values()
-        )
+        places = torch.from_numpy(tensor.indices().astype(np.int64))
+        weight[places] = torch.from_numpy(tensor.values().astype(np.float32)).to(dtype)
     return module, module(models.tiny_ids())
 
 
@@ -113,6 +126,29 @@ def test_the_program_computes_with_the_switched_weights(
     assert program.active == {}
     assert equal(program.forward(models.tiny_ids())[0], base)
     assert digests == {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in files.values()}
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_16_bit_weights_are_switched_to_those_of_a_merged_program(
+    name: str, tmp_path: Path
+) -> None:
+    from shira_runtime.export.program import export_program
+
+    dtype = getattr(torch, name)
+    inputs = (models.tiny_ids(),)
+    export_program(models.tiny_encoder(dtype), inputs, tmp_path / "base.pte")
+    file = wide_adapter(dtype)
+    module, _ = merged_output(file, dtype)
+    export_program(module, inputs, tmp_path / "merged.pte")
+    (merged,) = load_program(tmp_path / "merged.pte").forward(*inputs)
+    program = load_program(tmp_path / "base.pte")
+    (base,) = program.forward(*inputs)
+    program.add_adapter(file)
+    program.switch("x")
+    assert equal(program.forward(*inputs)[0], merged)
+    assert not equal(merged, base)
+    program.switch(None)
+    assert equal(program.forward(*inputs)[0], base)
 
 
 @pytest.mark.parametrize("kind", ["inline", "external"])
