@@ -21,6 +21,9 @@ def inspect(
     ] = None,
     tiers: Tiers = None,
     index_from: IndexFrom = None,
+    lists_all: Annotated[
+        bool, typer.Option("--all", help="List each weight of a .pte, however many are alike.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show what is in an adapter file, or which weights of a program can be switched and how."""
@@ -30,8 +33,8 @@ def inspect(
         start = stream.read(8)
     if start[4:6] in (b"ET", b"FT"):
         description = describe_program(file, data or ())
-    elif data:
-        raise Misuse("--data belongs to a .pte")
+    elif data or lists_all:
+        raise Misuse(f"{'--data' if data else '--all'} belongs to a .pte")
     else:
         description = describe_file(open_file(file, tiers, index_from))
     if json:
@@ -39,7 +42,7 @@ def inspect(
     elif description["kind"] == "shb":
         _show_file(description)
     else:
-        show_program(description)
+        show_program(description, lists_all=lists_all)
 
 
 def _show_file(file: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,13 +89,18 @@ def _shared(other: str) -> str:
     return f"has the same bytes as {other}" if other else ""
 
 
-def show_program(program: dict[str, Any]) -> None:
-    """Print what `describe_program` gave: totals, how each kind is switched, and every weight."""
+def show_program(program: dict[str, Any], *, lists_all: bool = False) -> None:
+    """Print what `describe_program` gave: totals, how each kind is switched, and the weights.
+
+    Weights that differ in nothing but numbers in their names share a row, with * for the numbers,
+    unless `lists_all`.
+    """
     tensors = program["tensors"]
-    switchable = sum(tensor["switchable"] for tensor in tensors)
+    switchable = [tensor for tensor in tensors if tensor["switchable"]]
+    refused = [tensor for tensor in tensors if not tensor["switchable"]]
     say(
         f".{program['kind']} of {count(program['file_bytes'])} bytes with {len(tensors)} named"
-        f" weights, {switchable} of them switchable"
+        f" weights, {len(switchable)} of them switchable"
     )
     if not tensors:
         note("Nothing has a name: `shira program` exports programs whose weights have.")
@@ -111,22 +117,67 @@ def show_program(program: dict[str, Any]) -> None:
     for mode, meaning in MODES.items():
         if any(tensor["mode"] == mode for tensor in tensors):
             say(f"{mode}: {meaning}")
-    print_table(
-        ("weight", "shape", "dtype", "offset", "bytes", "switched as", "used by", "why not"),
-        [
-            (
-                tensor["name"],
-                "x".join(map(str, tensor["shape"])),
-                _dtype(tensor),
-                tensor["offset_bytes"],
-                tensor["size_bytes"],
-                tensor["mode"] or "-",
-                _user(tensor),
-                tensor["why_not"] or "",
-            )
-            for tensor in tensors
-        ],
-    )
+    show = _show_each if lists_all else _show_groups
+    show("can be switched", switchable, "mode", "switched as")
+    show("cannot be switched", refused, "why_not", "why not")
+    if not lists_all and len({_pattern(tensor["name"]) for tensor in tensors}) < len(tensors):
+        note("* stands for numbers; --all lists each weight with its offset.")
+
+
+def _show_each(title: str, tensors: Sequence[dict[str, Any]], last: str, heading: str) -> None:
+    if tensors:
+        print_table(
+            ("weight", "shape", "dtype", "offset", "bytes", "used by", heading),
+            [
+                (
+                    tensor["name"],
+                    _shape(tensor),
+                    _dtype(tensor),
+                    tensor["offset_bytes"],
+                    tensor["size_bytes"],
+                    _user(tensor),
+                    tensor[last],
+                )
+                for tensor in tensors
+            ],
+            title=f"{title}: {len(tensors)}",
+        )
+
+
+def _show_groups(title: str, tensors: Sequence[dict[str, Any]], last: str, heading: str) -> None:
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for tensor in tensors:
+        alike = (_shape(tensor), _dtype(tensor), _user(tensor), _pattern(tensor[last]))
+        groups[(_pattern(tensor["name"]), *alike)].append(tensor)
+    if groups:
+        print_table(
+            ("weights", "count", "shape", "dtype", "bytes", "used by", heading),
+            [
+                (
+                    _common([tensor["name"] for tensor in group]),
+                    len(group),
+                    *kind[1:3],
+                    sum(tensor["size_bytes"] for tensor in group),
+                    kind[3],
+                    _common([tensor[last] for tensor in group]),
+                )
+                for kind, group in groups.items()
+            ],
+            title=f"{title}: {len(tensors)}",
+        )
+
+
+def _pattern(text: str) -> str:
+    return re.sub(r"\d+", "*", text)
+
+
+def _common(texts: Sequence[str]) -> str:
+    """The text itself where all are the same, else their pattern."""
+    return texts[0] if len(set(texts)) == 1 else _pattern(texts[0])
+
+
+def _shape(tensor: dict[str, Any]) -> str:
+    return "x".join(map(str, tensor["shape"]))
 
 
 def _dtype(tensor: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ torch = models.torch
 
 from shira_runtime import Program, SwitchReport, cli, load_program  # noqa: E402
 from shira_runtime.bench import RunFile  # noqa: E402
+from shira_runtime.commands.inspect_program import show_program  # noqa: E402
 
 SUITES = """
 from shira_runtime.bench import Arm, Case, Suite
@@ -90,6 +92,54 @@ def test_inspect_lists_named_constants(folder: Path, capsys: pytest.CaptureFixtu
     assert constants["0.weight"]["switchable"] is True
     assert cli.main(["inspect", f"{folder}/model.pte"]) == 0
     assert "4 named weights, 4 of them switchable" in capsys.readouterr().out
+
+
+def test_inspect_sums_up_what_differs_in_numbers_only(capsys: pytest.CaptureFixture[str]) -> None:
+    def weight(name: str, why_not: str | None, size_bytes: int) -> dict[str, Any]:
+        shared = {"dtype": "f32", "shape": [size_bytes // 4], "group_length": 0, "owner": None}
+        return shared | {
+            "name": name,
+            "methods": None,
+            "offset_bytes": 640,
+            "size_bytes": size_bytes,
+            "mode": None if why_not else "mapped",
+            "switchable": not why_not,
+            "why_not": why_not,
+        }
+
+    tensors = [
+        *(weight(f"constant{index}", "its rank is 0, not 1 to 8", 4) for index in range(91)),
+        *(weight(f"layers.{index}.bias", None, 400) for index in range(30)),
+        *(weight(f"layers.{index}.gain", f"has the same bytes as x{index}", 8) for index in (3, 4)),
+        weight("layers.30.bias", None, 404),
+        weight("head2", "its rank is 9, not 1 to 8", 16),
+    ]
+    program = {"kind": "pte", "file_bytes": 1 << 20, "tensors": tensors}
+    show_program(program)
+    printed = capsys.readouterr()
+    rows = [re.split(" {2,}", line.strip()) for line in printed.out.splitlines()]
+    assert ["layers.*.bias", "30", "100", "f32", "12,000", "mapped"] in rows
+    assert ["layers.30.bias", "1", "101", "f32", "404", "mapped"] in rows
+    assert ["constant*", "91", "1", "f32", "364", "its rank is 0, not 1 to 8"] in rows
+    assert ["layers.*.gain", "2", "2", "f32", "16", "has the same bytes as x*"] in rows
+    assert ["head2", "1", "4", "f32", "16", "its rank is 9, not 1 to 8"] in rows
+    counts = [int(row[1]) for row in rows if len(row) > 4 and row[3] == "f32"]
+    assert sum(counts) == len(tensors), "every weight is in a row"
+    assert "--all" in printed.err
+
+    show_program(program, lists_all=True)
+    printed = capsys.readouterr()
+    rows = [re.split(" {2,}", line.strip()) for line in printed.out.splitlines()]
+    named = [row[0] for row in rows if "640" in row]
+    assert sorted(named) == sorted(tensor["name"] for tensor in tensors)
+    assert "--all" not in printed.err
+
+
+def test_all_belongs_to_a_program(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", f"{folder}/model.pte", "--all"]) == 0
+    assert "0.weight" in capsys.readouterr().out
+    assert cli.main(["inspect", f"{folder}/de.shb", "--all"]) == 2
+    assert "--all" in capsys.readouterr().err
 
 
 def test_verify_against_a_program(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
