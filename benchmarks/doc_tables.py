@@ -54,6 +54,29 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
+def _records(bench: RunFile, what: str) -> list[Record]:
+    return [record for record in bench.records if record.case["what"] == what]
+
+
+def _times_table(title: str, records: Sequence[Record], decimals: int) -> str:
+    """Median and 95th percentile of each arm."""
+
+    def milliseconds(nanoseconds: float) -> str:
+        return f"{nanoseconds / 1e6:.{decimals}f}"
+
+    return markdown_table(
+        [title, "median ms", "p95 ms"],
+        [
+            [
+                record.arm,
+                milliseconds(median(record.samples)),
+                milliseconds(percentile(record.samples, 95)),
+            ]
+            for record in records
+        ],
+    )
+
+
 def demo_tables(run: dict[str, Any]) -> str:
     """The three tables and the context line of a demo run."""
     states = run["states"]
@@ -66,23 +89,15 @@ def demo_tables(run: dict[str, Any]) -> str:
         ],
     )
     bench = RunFile.from_json(run["bench"], "demo.json")
-    by_what: dict[object, list[Record]] = {}
-    for record in bench.records:
-        by_what.setdefault(record.case["what"], []).append(record)
-    switches = markdown_table(
-        ["exchange adapter A for B, one thread", "median ms", "p95 ms"],
-        [
-            [
-                record.arm,
-                f"{median(record.samples) / 1e6:.3f}",
-                f"{percentile(record.samples, 95) / 1e6:.3f}",
-            ]
-            for record in by_what["exchange"]
-        ],
+    switches = _times_table(
+        "exchange adapter A for B, one thread", _records(bench, "exchange"), decimals=3
     )
     forwards = markdown_table(
         ["one forward pass", "median ms"],
-        [[record.arm, f"{median(record.samples) / 1e6:.2f}"] for record in by_what["forward"]],
+        [
+            [record.arm, f"{median(record.samples) / 1e6:.2f}"]
+            for record in _records(bench, "forward")
+        ],
     )
     context = bench.context
     first = run["states"]["de"]["switch"]["total_ns"] / 1e6
@@ -121,20 +136,7 @@ def llm_tables(run: dict[str, Any], scores: dict[str, Any]) -> str:
         ],
     )
     bench = RunFile.from_json(run["bench"], "llm.json")
-    by_what: dict[object, list[Record]] = {}
-    for record in bench.records:
-        by_what.setdefault(record.case["what"], []).append(record)
-    switches = markdown_table(
-        ["change", "median ms", "p95 ms"],
-        [
-            [
-                record.arm,
-                f"{median(record.samples) / 1e6:.1f}",
-                f"{percentile(record.samples, 95) / 1e6:.1f}",
-            ]
-            for record in by_what["switch"]
-        ],
-    )
+    switches = _times_table("change", _records(bench, "switch"), decimals=1)
     generation = markdown_table(
         ["weights", "tokens/s", "memory MB", "of it private MB"],
         [
@@ -144,7 +146,7 @@ def llm_tables(run: dict[str, Any], scores: dict[str, Any]) -> str:
                 f"{run['memory'][record.arm]['proportional'] / 1e6:.0f}",
                 f"{run['memory'][record.arm]['private'] / 1e6:.0f}",
             ]
-            for record in by_what["generate"]
+            for record in _records(bench, "generate")
         ],
     )
     context = bench.context
@@ -246,6 +248,7 @@ def packed_table(run: RunFile | None) -> str:
         [
             "weights",
             "load, ms",
+            "of that compared with the file",
             "first switch, ms (ns an entry)",
             "of plain weights",
             "switch",
@@ -256,6 +259,7 @@ def packed_table(run: RunFile | None) -> str:
             [
                 kind,
                 f"{median(records['load the program'].samples) / 1e6:.1f}",
+                f"{median(records['load the program'].stages['compare']) / 1e6:.1f}",
                 switch(records, "switch base -> A, first"),
                 switch(records, "plain: switch base -> A, first"),
                 switch(records, "switch base -> A"),
@@ -268,9 +272,9 @@ def packed_table(run: RunFile | None) -> str:
     case, context = run.records[0].case, run.context
     note = (
         f"One layer of {case['shape']}, {case['density']:.0%} of it at random positions, one"
-        f" thread; medians, {run.records[0].regime}. Loading packs the layer and compares every"
-        f" number of it. The first switch saves originals. Measured on {context['cpu']}"
-        f" ({context['machine']}, {context['cores']} cores).\n"
+        f" thread; medians, {run.records[0].regime}. Loading packs the layer, finds out how, and"
+        " compares every number of it. The first switch saves originals. Measured on"
+        f" {context['cpu']} ({context['machine']}, {context['cores']} cores).\n"
     )
     return f"{table}\n{note}"
 

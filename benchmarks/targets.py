@@ -43,9 +43,9 @@ class Target:
         regime: pattern of the regime.
         other_case: fields of the case that `against` is looked for in, where they differ.
         per_entry: both medians are divided by their counts of entries first.
-        stage: take this stage of a switch instead of the whole sample, on both sides, where a
-            record has it. "library" is all of a switch but Python's call, which has to come back
-            from memory after the caches were cleared, as nothing else here has.
+        stage: take this stage instead of the whole sample, on both sides, where a record has it.
+            "library" is all of a switch but Python's call, which has to come back from memory after
+            the caches were cleared, as nothing else here has.
         alternative: another pattern and limit of a "ratio"; to hold one of the two is enough.
     """
 
@@ -142,7 +142,7 @@ def _evaluate(target: Target, records: Sequence[Record]) -> Outcome:
 def _judge(target: Target, record: Record, records: Sequence[Record]) -> _Finding | None:
     """Compare one case; nothing where what it is compared with was not measured."""
     if target.kind == "seconds":
-        seconds = median(record.samples) / 1e9
+        seconds = median(_samples(target, record)) / 1e9
         return _Finding(seconds, seconds <= target.limit, record)
     if target.kind == "per entry":
         nanoseconds = median(record.samples) / record.counts["entries"]
@@ -369,6 +369,15 @@ TARGETS = (
         "forward in A",
         "forward in base",
         case={"what": "forward passes"},
+    ),
+    Target(
+        "a weight that XNNPACK has packed, while its program is loaded: finding out how, comparing",
+        "seconds",
+        "packed",
+        "load the program",
+        limit=0.03,
+        regime=_COLD,
+        stage="compare",
     ),
     Target(
         "floats as XNNPACK packs them, first overwrite, saving originals: of plain ones",

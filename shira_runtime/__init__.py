@@ -39,6 +39,7 @@ from shira_runtime.errors import (
 from shira_runtime.program import Program
 from shira_runtime.reports import (
     AdapterPages,
+    LoadReport,
     MemoryReport,
     SwitchReport,
     TensorInfo,
@@ -55,6 +56,7 @@ __all__ = [
     "BusyError",
     "FileError",
     "FormatError",
+    "LoadReport",
     "MemoryReport",
     "OutOfMemoryError",
     "Program",

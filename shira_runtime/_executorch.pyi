@@ -27,3 +27,4 @@ class ExecutorchProgram:
     ) -> list[tuple[str, list[_Slot], list[_Slot], tuple[str, ...]]]: ...  # name, ..., backends
     def execute(self, method: str, inputs: list[_Argument]) -> list[Any]: ...
     def packed_weights(self) -> list[tuple[str, int, int]]: ...  # name, offset, size in bytes
+    def load_report(self) -> dict[str, int]: ...  # the fields of LoadReport

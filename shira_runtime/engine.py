@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shira_runtime.errors import error_of
+from shira_runtime.reports import LoadReport
 
 if TYPE_CHECKING:
     from shira_runtime._executorch import ExecutorchProgram
@@ -101,6 +102,7 @@ class EngineSource:
 
     def __init__(self, program: ExecutorchProgram, method: str) -> None:
         self.unpatchable: Mapping[str, str] = program.unpatchable()
+        self.load_report: LoadReport | None = LoadReport(**program.load_report())
         self._program = program
         self._method = method
         self._inputs = {

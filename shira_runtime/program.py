@@ -14,6 +14,7 @@ from shira_runtime.adapter import Adapter, AdapterFile, key_bytes
 from shira_runtime.errors import BaseMismatchError, error_of
 from shira_runtime.reports import (
     AdapterPages,
+    LoadReport,
     MemoryReport,
     SwitchReport,
     TensorInfo,
@@ -34,6 +35,9 @@ class Source(Protocol):
 
     unpatchable: Mapping[str, str]
     """Names that no adapter can touch, with the reason."""
+
+    load_report: LoadReport | None
+    """See `Program.load_report`."""
 
     def check_attached(self) -> None:
         """Raise DETACHED if a weight is no longer in the memory that was registered."""
@@ -468,6 +472,11 @@ class Program:
     def unpatchable(self) -> dict[str, str]:
         """Weights that no adapter can touch, by name, each with the reason."""
         return dict(self._source.unpatchable)
+
+    @property
+    def load_report(self) -> LoadReport | None:
+        """How long loading took, by stages; None unless `load_program` did it by its own engine."""
+        return self._source.load_report
 
     def __repr__(self) -> str:
         active = " + ".join(f"{scale:g} {name}" for name, scale in self.active.items()) or "base"

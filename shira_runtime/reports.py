@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Program tells about its weights, its switches and its checks."""
+"""What a Program tells about its loading, its weights, its switches and its checks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-__all__ = ["AdapterPages", "MemoryReport", "SwitchReport", "TensorInfo", "VerifyReport"]
+__all__ = [
+    "AdapterPages",
+    "LoadReport",
+    "MemoryReport",
+    "SwitchReport",
+    "TensorInfo",
+    "VerifyReport",
+]
 
 
 @dataclass(frozen=True)
@@ -14,12 +21,35 @@ class TensorInfo:
     """One live weight.
 
     Attributes:
-        dtype: "f32", "f16" or "bf16".
+        dtype: "f32", "f16" or "bf16", "int8" or "int4".
         shape: row-major, as in the module (``[out, in]`` for a linear layer).
     """
 
     dtype: str
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Where the time of loading an ExecuTorch program went, in wall-clock nanoseconds.
+
+    Attributes:
+        open_ns: files mapped, and their tables checked.
+        methods_ns: by ExecuTorch, whose delegates pack weights here.
+        compare_ns: packed weights found, and every number of them compared with the files.
+        attach_ns: weights listed and made switchable.
+        total_ns: all of it.
+    """
+
+    open_ns: int
+    methods_ns: int
+    compare_ns: int
+    attach_ns: int
+    total_ns: int
+
+    def to_dict(self) -> dict[str, int]:
+        """All fields, for JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

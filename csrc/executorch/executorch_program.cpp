@@ -18,6 +18,7 @@
 #include "attach/nibble_rows.h"
 #include "attach/program_file.h"
 #include "attach/program_weights.h"
+#include "base/stopwatch.h"
 #include "executorch/loaded_method.h"
 #include "executorch/log_capture.h"
 #include "executorch/packed_cache.h"
@@ -80,6 +81,7 @@ struct ExecutorchProgram::State {
   std::vector<std::unique_ptr<LoadedMethod>> methods;
   PackedCacheIndex packed_index;
   std::map<std::string, std::string> unpatchable;
+  LoadReport load_report;
   Program program;
 
   Result<void> open(const std::string& path, const std::vector<std::string>& data_paths);
@@ -253,6 +255,7 @@ Result<std::vector<TensorSpec>> ExecutorchProgram::State::attach_mapped(
 }
 
 Result<void> ExecutorchProgram::State::attach() {
+  Stopwatch stage;
   std::vector<ByteReader> bytes;
   std::vector<std::string> labels;
   for (const auto& file : files) {
@@ -263,15 +266,18 @@ Result<void> ExecutorchProgram::State::attach() {
   for (const ProgramWeight& weight : weights.weights) {
     if (weight.storage == WeightStorage::unknown) unpatchable.emplace(weight.name, weight.why_not);
   }
+  load_report.attach_ns = stage.lap();
   SHIRA_ASSIGN(std::vector<TensorSpec> specs, attach_packed(weights));
+  load_report.compare_ns = stage.lap();
   for (size_t i = 0; i < files.size(); ++i) {
     SHIRA_ASSIGN(std::vector<TensorSpec> mapped, attach_mapped(i, weights));
     std::move(mapped.begin(), mapped.end(), std::back_inserter(specs));
     files[i]->mapping->keep_pages();
   }
   for (const TensorSpec& spec : specs) unpatchable.erase(spec.name);
-  if (specs.empty()) return {};
-  return program.add_tensors(std::move(specs));
+  if (!specs.empty()) SHIRA_TRY(program.add_tensors(std::move(specs)));
+  load_report.attach_ns += stage.lap();
+  return {};
 }
 
 LoadedMethod* ExecutorchProgram::State::find(const std::string& name) const {
@@ -295,17 +301,23 @@ ExecutorchProgram::~ExecutorchProgram() = default;
 
 Result<std::unique_ptr<ExecutorchProgram>> ExecutorchProgram::load(const std::string& path,
                                                                    const Options& options) {
+  Stopwatch total;
   et::runtime_init();
   auto state = std::make_unique<State>();
+  LoadReport& report = state->load_report;
   const auto steps = [&]() -> Result<void> {
+    Stopwatch stage;
     SHIRA_TRY(state->open(path, options.data_paths));
+    report.open_ns = stage.lap();
     SHIRA_TRY(state->load_methods(options.methods));
+    report.methods_ns = stage.lap();
     return state->attach();
   };
   if (Result<void> loaded = steps(); !loaded.ok()) {
     if (loaded.error().file.empty()) loaded.error().file = path;
     return loaded.error();
   }
+  report.total_ns = total.lap();
   return std::unique_ptr<ExecutorchProgram>(new ExecutorchProgram(std::move(state)));
 }
 
@@ -345,5 +357,7 @@ Result<std::vector<Value>> ExecutorchProgram::execute(const std::string& method,
 const std::vector<PackedCacheEntry>& ExecutorchProgram::packed_weights() const {
   return state_->packed_index.entries();
 }
+
+const LoadReport& ExecutorchProgram::load_report() const { return state_->load_report; }
 
 }  // namespace shira

@@ -15,6 +15,15 @@
 
 namespace shira {
 
+/// Where the time of loading a program went, in nanoseconds.
+struct LoadReport {
+  uint64_t open_ns = 0;     // files mapped, and their tables checked
+  uint64_t methods_ns = 0;  // by ExecuTorch, whose delegates pack weights here
+  uint64_t compare_ns = 0;  // packed weights found, and every number compared with the files
+  uint64_t attach_ns = 0;   // weights listed and made switchable
+  uint64_t total_ns = 0;
+};
+
 /// Files, methods and their memory, and the Program over their weights. Neither Python nor torch is
 /// needed; the application links libexecutorch and whatever kernels and delegates its model uses.
 ///
@@ -62,6 +71,8 @@ class ExecutorchProgram {
 
   /// What the XNNPACK delegate has packed for this program. Empty without such a delegate.
   const std::vector<PackedCacheEntry>& packed_weights() const;
+
+  const LoadReport& load_report() const;
 
  private:
   struct State;

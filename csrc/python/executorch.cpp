@@ -157,11 +157,18 @@ PYBIND11_MODULE(_executorch, module) {
             return objects;
           },
           "method"_a, "inputs"_a)
-      .def("packed_weights", [](const ExecutorchProgram& self) {
-        py::list rows;
-        for (const PackedCacheEntry& entry : self.packed_weights())
-          rows.append(py::make_tuple(text(entry.name), entry.offset_bytes, entry.size_bytes));
-        return rows;
+      .def("packed_weights",
+           [](const ExecutorchProgram& self) {
+             py::list rows;
+             for (const PackedCacheEntry& entry : self.packed_weights())
+               rows.append(py::make_tuple(text(entry.name), entry.offset_bytes, entry.size_bytes));
+             return rows;
+           })
+      .def("load_report", [](const ExecutorchProgram& self) {
+        const LoadReport& report = self.load_report();
+        return py::dict("open_ns"_a = report.open_ns, "methods_ns"_a = report.methods_ns,
+                        "compare_ns"_a = report.compare_ns, "attach_ns"_a = report.attach_ns,
+                        "total_ns"_a = report.total_ns);
       });
 }
 

@@ -3,11 +3,11 @@
 #include "runtime/program.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <utility>
 
 #include "base/fault_guard.h"
+#include "base/stopwatch.h"
 #include "kernels/dispatch.h"
 #include "runtime/element_ops.h"
 #include "runtime/hard_revert.h"
@@ -17,20 +17,6 @@
 
 namespace shira {
 namespace {
-
-// Nanoseconds since the last lap.
-class Stopwatch {
- public:
-  uint64_t lap() {
-    const auto now = std::chrono::steady_clock::now();
-    const auto elapsed = now - std::exchange(last_, now);
-    return static_cast<uint64_t>(
-        std::chrono::duration_cast<std::chrono::nanoseconds>(elapsed).count());
-  }
-
- private:
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
 
 std::vector<Member> members_of(const ActiveSet& active_set) {
   std::vector<Member> members;

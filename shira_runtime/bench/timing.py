@@ -259,7 +259,7 @@ def _clocked(
 
 
 def stages_of(report: Any) -> dict[str, int]:
-    """The stages of a `SwitchReport` in nanoseconds by name: wait, check, plan, pages, store.
+    """The stages of a `SwitchReport` or `LoadReport` by name, such as plan, in nanoseconds.
 
     And library, which is all of them by the library's own clock.
     """

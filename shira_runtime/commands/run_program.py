@@ -90,6 +90,7 @@ def run_program(
         print_json(
             {
                 "active": program.active,
+                "load": program.load_report and program.load_report.to_dict(),
                 "switch": report.to_dict(),
                 "memory": memory and memory.to_dict(),
                 "outputs": rows,

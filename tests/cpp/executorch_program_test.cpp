@@ -78,6 +78,10 @@ TEST(ExecutorchProgram, MethodsAreDescribed) {
   ASSERT_EQ(program->program().tensors().size(), 2U);
   EXPECT_EQ(program->program().tensors()[1].name, "layer.weight");
   EXPECT_TRUE(program->packed_weights().empty());
+  const LoadReport& report = program->load_report();
+  EXPECT_GT(report.methods_ns, 0U);
+  EXPECT_GE(report.total_ns,
+            report.open_ns + report.methods_ns + report.compare_ns + report.attach_ns);
 }
 
 TEST(ExecutorchProgram, SwitchingChangesWhatEveryMethodComputesWith) {

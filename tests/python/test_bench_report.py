@@ -87,6 +87,9 @@ def test_seconds_are_absolute(benchmarks: SimpleNamespace) -> None:
     records = [record("ours", 399.0)]
     assert judged(benchmarks, records, kind="seconds", limit=0.40) == ("held", "0.399 s", 1)
     assert judged(benchmarks, records, kind="seconds", limit=0.39)[0] == "missed"
+    part = record("ours", 399.0, stages={"compare": (30_000_000,) * 11})
+    found = judged(benchmarks, [part], kind="seconds", limit=0.03, stage="compare")
+    assert found == ("held", "0.030 s", 1)
 
 
 def test_nanoseconds_for_each_entry(benchmarks: SimpleNamespace) -> None:

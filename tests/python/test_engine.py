@@ -17,7 +17,15 @@ import numpy as np
 import pytest
 from shb_files import adapter, tensor_entries
 
-from shira_runtime import BusyError, FileError, FormatError, Program, UsageError, load_program
+from shira_runtime import (
+    BusyError,
+    FileError,
+    FormatError,
+    Program,
+    UsageError,
+    from_numpy,
+    load_program,
+)
 
 models = pytest.importorskip("_models", exc_type=ImportError)
 torch = models.torch
@@ -234,6 +242,15 @@ def test_what_the_delegate_has_packed_is_listed(files: dict[str, Path]) -> None:
     assert size_bytes >= 16 * 8 * 4
     assert offset_bytes % 64 == 0
     assert load_program(files["methods"])._source._program.packed_weights() == []  # type: ignore
+
+
+def test_loading_says_where_its_time_went(files: dict[str, Path]) -> None:
+    report = load_program(files["packed"]).load_report
+    assert report is not None
+    *stages, total_ns = report.to_dict().values()
+    assert min(stages) > 0
+    assert sum(stages) <= total_ns
+    assert from_numpy({}).load_report is None
 
 
 def test_several_data_files(tmp_path: Path) -> None:
