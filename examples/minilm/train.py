@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import math
-import os
 import random
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +18,7 @@ import peft
 import torch
 from torch.nn import functional
 
+from examples import training
 from examples.minilm import manuals
 from examples.minilm.model import MODEL_NAME, load_encoder, load_tokenizer, tokenize
 from shira_runtime.export import masks
@@ -105,54 +102,32 @@ def contrastive_loss(english: torch.Tensor, foreign: torch.Tensor, scale: float)
 
 
 def fit(
-    model: peft.PeftModel, pairs: list[manuals.Pair], recipe: Recipe, report: Callable[[str], None]
+    model: peft.PeftModel, pairs: list[manuals.Pair], recipe: Recipe, report: training.Report
 ) -> float:
     """Trains the adapter in place and returns the mean loss of the last steps."""
     settings = recipe.settings
     shuffler = random.Random(recipe.seed)
     tokenizer = load_tokenizer()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-    def rate(step: int) -> float:
-        warm = (step + 1) / settings.warm_up_steps
-        return min(warm, 1 - step / settings.steps)
-
-    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    losses: list[float] = []
     epoch: list[manuals.Pair] = []
-    for step in range(1, settings.steps + 1):
+
+    def loss_of_step(_: int) -> torch.Tensor:
         if len(epoch) < settings.batch_pairs:
-            epoch = shuffler.sample(pairs, len(pairs))
+            epoch[:] = shuffler.sample(pairs, len(pairs))
         batch = [epoch.pop() for _ in range(settings.batch_pairs)]
         texts = [pair.english for pair in batch] + [pair.foreign for pair in batch]
         embeddings = model(*tokenize(tokenizer, texts, settings.max_tokens))
         english, foreign = embeddings.split(settings.batch_pairs)
-        loss = contrastive_loss(english, foreign, settings.similarity_scale)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise RuntimeError(f"{recipe.name}: the loss became {losses[-1]} at step {step}")
-        if step % 20 == 0:
-            report(f"step {step}/{settings.steps} loss {sum(losses[-20:]) / 20:.4f}")
-    return sum(losses[-20:]) / len(losses[-20:])
+        return contrastive_loss(english, foreign, settings.similarity_scale)
+
+    return training.minimize(parameters, settings, loss_of_step, report)
 
 
 def train(recipe: Recipe, cache: Path) -> dict[str, object]:
     """Trains one adapter, saves it in PEFT's format and returns the record of the run."""
     started = time.perf_counter()
     folder = ADAPTERS_FOLDER / recipe.name
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "train.log").open("w", encoding="utf-8") as log:
-
-        def report(text: str) -> None:
-            line = f"{recipe.name}: {text} ({time.perf_counter() - started:.0f} s)"
-            print(line, flush=True)
-            print(line, file=log, flush=True)
-
+    with training.training_log(folder / "train.log", recipe.name) as report:
         pairs = [
             pair
             for manual in recipe.sources
@@ -192,22 +167,13 @@ def train(recipe: Recipe, cache: Path) -> dict[str, object]:
 def main() -> None:
     """Trains the adapters named on the command line, by default all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    names = [recipe.name for recipe in RECIPES]
-    parser.add_argument("adapters", nargs="*", metavar="adapter", help=", ".join(names))
     parser.add_argument("--cache", type=Path, default=manuals.CACHE_FOLDER)
-    arguments = parser.parse_args()
-    unknown = set(arguments.adapters) - set(names)
-    if unknown:
-        parser.error(f"unknown adapter {sorted(unknown)[0]!r}, expected one of {', '.join(names)}")
+    arguments = training.parse_chosen(parser, [recipe.name for recipe in RECIPES])
     torch.sparse.check_sparse_tensor_invariants.disable()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    results_path = ADAPTERS_FOLDER / "train_results.json"
     for recipe in RECIPES:
-        if not arguments.adapters or recipe.name in arguments.adapters:
+        if recipe.name in arguments.adapters:
             record = train(recipe, arguments.cache)
-            results = json.loads(results_path.read_text()) if results_path.exists() else {}
-            results[recipe.name] = record
-            results_path.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
+            training.store_record(ADAPTERS_FOLDER / "train_results.json", recipe.name, record)
 
 
 if __name__ == "__main__":

