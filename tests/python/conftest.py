@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,30 @@ def shira(capsys: pytest.CaptureFixture[str]) -> Shira:
         code = cli.main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return Ran(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def shira_export(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Shira:
+    """Runs the console script's function in the test's folder."""
+    from cli_inputs import Ran
+
+    from shira_runtime.export.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr("sys.argv", ["shira-export", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        captured = capsys.readouterr()
+        # Some CI systems make the command line library colour its messages.
+        out, err = (re.sub(r"\x1b\[[0-9;]*m", "", text) for text in captured)
+        return Ran(int(exit_info.value.code or 0), out, err)
 
     return run
 

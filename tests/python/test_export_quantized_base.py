@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from _models import torch
+from cli_inputs import Shira
 from export_inputs import random_pairs
 from shb_reader import read_shb
 from torch import nn
@@ -19,7 +19,6 @@ from torch import nn
 from shira_runtime import load_program
 from shira_runtime.export import export_adapter
 from shira_runtime.export.base import xxh3_128
-from shira_runtime.export.cli import main
 from shira_runtime.export.errors import ExportError
 from shira_runtime.export.program import export_program
 from shira_runtime.export.program_checks import named_tensors
@@ -285,42 +284,14 @@ def test_the_switched_program_computes_what_a_merged_one_does(
     assert program.forward(ids)[0].tobytes() == base
 
 
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs the console script's function in the test's folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-
-    def run_command(*arguments: object) -> Result:
-        monkeypatch.setattr("sys.argv", ["shira-export", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_info:
-            main()
-        captured = capsys.readouterr()
-        out, err = (re.sub(r"\x1b\[[0-9;]*m", "", text) for text in captured)
-        return Result(int(exit_info.value.code or 0), out, err)
-
-    return run_command
-
-
 def test_the_command_reports_what_became_of_each_tensor(
-    run: Run, programs: Callable[[str], Path], tmp_path: Path
+    shira_export: Shira, programs: Callable[[str], Path], tmp_path: Path
 ) -> None:
     save_deltas(tmp_path / "de.pt", deltas(["up.weight", "tok.weight"]))
-    result = run("de.pt", "-o", "de.shb", "--base", programs("8da4w"))
-    assert (result.code, result.stderr) == (0, "")
-    as_json = run("de.pt", "-o", "de.shb", "--base", programs("8da4w"), "--force", "--json")
-    report = json.loads(as_json.stdout)
+    arguments = ["de.pt", "-o", "de.shb", "--base", programs("8da4w")]
+    result = shira_export(*arguments)
+    assert (result.code, result.err) == (0, "")
+    report = shira_export(*arguments, "--force", "--json").json
     second, first = report["snapped"]
     assert (first["name"], second["name"]) == ("up.weight", "tok.weight")
     assert set(first) == {
@@ -343,27 +314,27 @@ def test_the_command_reports_what_became_of_each_tensor(
         rf"{total} of 600 entries change an integer code; \d+\.\d\d% of what training changed",
         rf"wrote de\.shb: .* {total} i4 target values",
     ):
-        assert re.search(expected, result.stdout), expected
+        assert re.search(expected, result.out), expected
 
 
 def test_the_command_chooses_entries_of_a_fine_tuned_model(
-    run: Run, programs: Callable[[str], Path], tmp_path: Path
+    shira_export: Shira, programs: Callable[[str], Path], tmp_path: Path
 ) -> None:
     state = net().state_dict()
     torch.save(state, tmp_path / "float.pt")
     torch.save({"up.weight": state["up.weight"] * 1.1}, tmp_path / "tuned.pt")
     options = ("--base", programs("8da8w"), "--trained-on", "float.pt", "--density", "0.01")
-    result = run("tuned.pt", "-o", "a.shb", *options, "--grid-aware", "--json")
-    assert (result.code, result.stderr) == (0, "")
-    report = json.loads(result.stdout)
+    result = shira_export("tuned.pt", "-o", "a.shb", *options, "--grid-aware", "--json")
+    assert (result.code, result.err) == (0, "")
+    report = result.json
     assert report["entry_count"] == int(0.01 * 96 * 64)
     (snapped,) = report["snapped"]
     assert (snapped["source_count"], snapped["vanished_count"]) == (96 * 64, 0)
     assert report["metadata"]["snapped"]["grid_aware"] is True
     assert report["tensors"][0]["index_refusals"]["topk"] == "some of its entries were left out"
-    result = run("tuned.pt", "-o", "b.shb", "--base", programs("8da8w"), "--trained-on", "tuned.pt")
+    result = shira_export("tuned.pt", "-o", "b.shb", *options[:2], "--trained-on", "tuned.pt")
     assert result.code == 1
-    assert "no value differs" in result.stderr
+    assert "no value differs" in result.err
 
 
 @pytest.mark.parametrize(
@@ -379,7 +350,7 @@ def test_the_command_chooses_entries_of_a_fine_tuned_model(
     ids=lambda value: value[0].lstrip("-") if isinstance(value, tuple) else None,
 )
 def test_what_makes_no_sense_is_refused(
-    run: Run,
+    shira_export: Shira,
     programs: Callable[[str], Path],
     tmp_path: Path,
     arguments: tuple[str, ...],
@@ -387,9 +358,9 @@ def test_what_makes_no_sense_is_refused(
     message: str,
 ) -> None:
     save_deltas(tmp_path / "de.pt", deltas(["up.weight"]))
-    result = run("de.pt", "-o", "de.shb", "--base", programs("8da4w"), *arguments)
+    result = shira_export("de.pt", "-o", "de.shb", "--base", programs("8da4w"), *arguments)
     assert result.code == code
-    assert message in " ".join(result.stderr.split())
+    assert message in " ".join(result.err.split())
     assert not (tmp_path / "de.shb").exists()
 
 

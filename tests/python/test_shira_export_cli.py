@@ -7,55 +7,30 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
+from cli_inputs import Shira
 from export_inputs import Q_PROJ, peft_tensors, random_pairs, weights, write_peft, write_safetensors
 from shb_reader import read_shb
-
-from shira_runtime.export.cli import main
 
 SHAPE = (12, 20)
 NAME = "layers.0.q_proj.weight"
 
 
-class Result(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Result]
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs the console script's function in an empty folder that holds an adapter and a base."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
+def run(shira_export: Shira, tmp_path: Path) -> Shira:
+    """Runs the command in a folder that holds an adapter and a base."""
     write_peft(tmp_path / "de", peft_tensors(*random_pairs(SHAPE, 32)))
     write_safetensors(tmp_path / "base.safetensors", {NAME: weights(SHAPE)})
-
-    def run_command(*arguments: str) -> Result:
-        monkeypatch.setattr("sys.argv", ["shira-export", *arguments])
-        with pytest.raises(SystemExit) as exit_info:
-            main()
-        captured = capsys.readouterr()
-        # Some CI systems make the command line library colour its messages.
-        out, err = (re.sub(r"\x1b\[[0-9;]*m", "", text) for text in captured)
-        return Result(int(exit_info.value.code or 0), out, err)
-
-    return run_command
+    return shira_export
 
 
-def test_an_export_reports_on_standard_output(run: Run) -> None:
+def test_an_export_reports_on_standard_output(run: Shira) -> None:
     result = run("de", "-o", "german.shb", "--base", "base.safetensors")
-    assert (result.code, result.stderr) == (0, "")
+    assert (result.code, result.err) == (0, "")
     size = Path("german.shb").stat().st_size
     for expected in (
         "adapter german",
@@ -65,14 +40,14 @@ def test_an_export_reports_on_standard_output(run: Run) -> None:
         f"bytes per entry: {size / 32:.2f} with header and names; PEFT 12; entropy bound",
         rf"names matched as unwrapped \(1\):\n  {Q_PROJ}.weight -> {NAME}",
     ):
-        assert re.search(expected, result.stdout), expected
+        assert re.search(expected, result.out), expected
 
 
-def test_json_goes_to_standard_output_and_words_to_standard_error(run: Run) -> None:
+def test_json_goes_to_standard_output_and_words_to_standard_error(run: Shira) -> None:
     result = run("de", "-o", "a.shb", "--shapes", f"{NAME}=12x20", "--json", "--values", "bf16")
-    report = json.loads(result.stdout)
+    report = result.json
     assert result.code == 0
-    assert result.stderr.startswith("note: unbound: ")
+    assert result.err.startswith("note: unbound: ")
     assert set(report) == {
         *("schema", "output", "file_bytes", "content_digest", "name", "source", "source_format"),
         *("base", "bound", "kind", "scale", "tensor_count", "entry_count", "no_op_entry_count"),
@@ -93,15 +68,15 @@ def test_json_goes_to_standard_output_and_words_to_standard_error(run: Run) -> N
 
 
 def test_a_terminal_sees_progress_apart_from_the_report(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Shira, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     result = run("de", "-o", "a.shb", "--base", "base.safetensors", "--json")
-    assert json.loads(result.stdout)["entry_count"] == 32
-    assert f"1/1 tensors {NAME}" in result.stderr
+    assert result.json["entry_count"] == 32
+    assert f"1/1 tensors {NAME}" in result.err
 
 
-def test_options_reach_the_file(run: Run) -> None:
+def test_options_reach_the_file(run: Shira) -> None:
     Path("shapes.json").write_text(json.dumps({"renamed.weight": [12, 20]}))
     result = run(
         *("de", "--output", "a.shb", "--shapes", "shapes.json"),
@@ -109,7 +84,7 @@ def test_options_reach_the_file(run: Run) -> None:
         *("--name", "Deutsch", "--license", "MIT", "--description", "ein Satz", "--dtype", "f16"),
         *("--scale", "0.5", "--index", "runs", "--values", "f16"),
     )  # fmt: skip
-    assert result.code == 0, result.stderr
+    assert result.code == 0, result.err
     read = read_shb("a.shb")
     tensor = read["tensors"]["renamed.weight"]
     assert (read["name"], read["metadata"]["license"]) == ("Deutsch", "MIT")
@@ -119,10 +94,10 @@ def test_options_reach_the_file(run: Run) -> None:
     assert tensor["values"].tobytes() == expected.tobytes()
 
 
-def test_sizes_are_explained(run: Run) -> None:
+def test_sizes_are_explained(run: Shira) -> None:
     arguments = ("de", "-o", "a.shb", "--base", "base.safetensors", "--explain-size", "--force")
     result = run(*arguments)
-    assert (result.code, result.stderr) == (0, "")
+    assert (result.code, result.err) == (0, "")
     for expected in (
         r"tensor .*gaps8 .*gaps16 .*rice .*runs .*struct .*random .*topk .*entropy bound",
         rf"{NAME} +\d+ +\d+ +\d+ \* +\d+ +- +- +- +\d+ +\d\.\d\d",
@@ -132,21 +107,21 @@ def test_sizes_are_explained(run: Run) -> None:
         "no random: it does not have one block in each stratum",
         "no topk: it is not that of the largest base values as deployed",
     ):
-        assert re.search(expected, result.stdout), expected
-    report = json.loads(run(*arguments, "--json").stdout)
+        assert re.search(expected, result.out), expected
+    report = run(*arguments, "--json").json
     assert len(report["value_alternatives"]) == 8
     assert report["value_alternatives"][0]["file_bytes"] == report["file_bytes"]
     assert set(report["tensors"][0]["index_sizes_bytes"]) == {"gaps8", "gaps16", "rice", "runs"}
 
 
-def test_tiers_are_made_and_cut(run: Run) -> None:
+def test_tiers_are_made_and_cut(run: Shira) -> None:
     made = run("de", "-o", "a.shb", "--base", "base.safetensors", "--tiers", "0.25,0.5,1")
-    assert made.code == 0, made.stderr
-    assert "first tier: 8 entries\nfirst 2 tiers: 16 entries\n" in made.stdout
-    assert f"{NAME} (tier 2)" in made.stdout
+    assert made.code == 0, made.err
+    assert "first tier: 8 entries\nfirst 2 tiers: 16 entries\n" in made.out
+    assert f"{NAME} (tier 2)" in made.out
     cut = run("a.shb", "-o", "b.shb", "--tiers", "2")
     sizes = [Path(name).stat().st_size for name in ("a.shb", "b.shb")]
-    assert (cut.code, cut.stderr, cut.stdout.splitlines()) == (
+    assert (cut.code, cut.err, cut.out.splitlines()) == (
         0,
         "",
         [
@@ -155,7 +130,7 @@ def test_tiers_are_made_and_cut(run: Run) -> None:
         ],
     )
     assert read_shb("b.shb")["tensors"][NAME]["indices"].size == 16
-    report = json.loads(run("a.shb", "-o", "c.shb", "--tiers", "1", "--json").stdout)
+    report = run("a.shb", "-o", "c.shb", "--tiers", "1", "--json").json
     assert report["tier_counts"] == [3, 1]
     assert report["content_digest"] == read_shb("c.shb")["content_digest"]
     assert run("a.shb", "-o", "c.shb", "--tiers", "1").code == 1
@@ -168,11 +143,11 @@ def test_tiers_are_made_and_cut(run: Run) -> None:
     ):
         result = run("a.shb", "-o", "d.shb", *arguments)
         assert result.code == (1 if "has 3 tiers" in message else 2)
-        assert message in re.sub(r"[\s│]+", " ", result.stderr)
+        assert message in re.sub(r"[\s│]+", " ", result.err)
         assert not Path("d.shb").exists()
 
 
-def test_codings_are_chosen_by_options(run: Run) -> None:
+def test_codings_are_chosen_by_options(run: Shira) -> None:
     base = ("--base", "base.safetensors")
     assert run("de", "-o", "a.shb", *base, "--values", "int4", "--group", "64").code == 0
     tensor = read_shb("a.shb")["tensors"][NAME]
@@ -187,16 +162,16 @@ def test_codings_are_chosen_by_options(run: Run) -> None:
     assert run("de", "-o", "d.shb", *base, "--budget-kib", "1").code == 1
 
 
-def test_a_long_report_is_cut_unless_all_is_asked_for(run: Run) -> None:
+def test_a_long_report_is_cut_unless_all_is_asked_for(run: Shira) -> None:
     modules = [f"base_model.model.layers.{i:02}.q_proj" for i in range(20)]
     pairs = random_pairs(SHAPE, 32)
     write_peft(Path("many"), {k: v for m in modules for k, v in peft_tensors(*pairs, m).items()})
     base = {f"layers.{i:02}.q_proj.weight": weights(SHAPE) for i in range(20)}
     write_safetensors(Path("many.safetensors"), base)
-    short = run("many", "-o", "a.shb", "--base", "many.safetensors").stdout
+    short = run("many", "-o", "a.shb", "--base", "many.safetensors").out
     assert "(8 more: --all shows them)" in short
     assert "layers.12.q_proj.weight" not in short
-    long = run("many", "-o", "b.shb", "--base", "many.safetensors", "--all").stdout
+    long = run("many", "-o", "b.shb", "--base", "many.safetensors", "--all").out
     assert all(name in long for name in base)
 
 
@@ -215,13 +190,13 @@ REFUSALS: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSALS.values(), ids=REFUSALS)
-def test_what_is_refused_exits_with_1(run: Run, arguments: list[str], message: str) -> None:
+def test_what_is_refused_exits_with_1(run: Shira, arguments: list[str], message: str) -> None:
     before = sorted(Path().iterdir())
     result = run(*arguments)
-    assert (result.code, result.stdout) == (1, "")
-    assert result.stderr.startswith("shira-export: ")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("shira-export: ")
+    assert message in result.err
+    assert result.err.count("\n") == 1
     assert sorted(Path().iterdir()) == before
 
 
@@ -248,78 +223,78 @@ MISUSE: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISUSE.values(), ids=MISUSE)
-def test_misuse_exits_with_2(run: Run, arguments: list[str], message: str) -> None:
+def test_misuse_exits_with_2(run: Shira, arguments: list[str], message: str) -> None:
     result = run(*arguments)
-    assert (result.code, result.stdout) == (2, "")
-    assert result.stderr.startswith("shira-export: ")
-    assert result.stderr.count("\n") == 1
-    assert message in result.stderr
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("shira-export: ")
+    assert result.err.count("\n") == 1
+    assert message in result.err
     assert not Path("a.shb").exists()
 
 
-def test_help_names_every_option(run: Run) -> None:
+def test_help_names_every_option(run: Shira) -> None:
     result = run("--help")
     assert result.code == 0
     for option in ("--base", "--rename", "--shapes", "--scale", "--force", "--json", "Exit codes"):
-        assert option in result.stdout
+        assert option in result.out
 
 
-def test_an_existing_file_is_replaced_only_by_force(run: Run) -> None:
+def test_an_existing_file_is_replaced_only_by_force(run: Shira) -> None:
     Path("a.shb").write_bytes(b"old")
     arguments = ("de", "-o", "a.shb", "--base", "base.safetensors")
     result = run(*arguments)
-    assert (result.code, result.stdout) == (1, "")
-    assert result.stderr == "shira-export: a.shb: exists already; --force replaces it\n"
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "shira-export: a.shb: exists already; --force replaces it\n"
     assert Path("a.shb").read_bytes() == b"old"
     assert run(*arguments, "--force").code == 0
     assert read_shb("a.shb")["name"] == "a"
 
 
-def test_a_full_disk_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing(run: Shira, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = sorted(Path().iterdir())
     monkeypatch.setattr(os, "fsync", fail)
     result = run("de", "-o", "a.shb", "--base", "base.safetensors")
-    assert (result.code, result.stdout) == (1, "")
-    assert result.stderr == "shira-export: a.shb: No space left on device\n"
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "shira-export: a.shb: No space left on device\n"
     assert sorted(Path().iterdir()) == before
 
 
-def test_a_missing_file_is_named_first(run: Run) -> None:
+def test_a_missing_file_is_named_first(run: Shira) -> None:
     result = run("nothing", "-o", "a.shb")
-    assert (result.code, result.stderr) == (1, "shira-export: nothing: No such file or directory\n")
+    assert (result.code, result.err) == (1, "shira-export: nothing: No such file or directory\n")
 
 
-def test_the_version_is_printed(run: Run) -> None:
+def test_the_version_is_printed(run: Shira) -> None:
     result = run("--version")
-    assert (result.code, result.stderr) == (0, "")
-    assert re.fullmatch(r"shira-export \d+\.\d+\S*\n", result.stdout)
+    assert (result.code, result.err) == (0, "")
+    assert re.fullmatch(r"shira-export \d+\.\d+\S*\n", result.out)
 
 
-def test_a_seed_that_explains_nothing_is_said(run: Run) -> None:
+def test_a_seed_that_explains_nothing_is_said(run: Shira) -> None:
     note = "note: --mask-seed 7 gives none of the masks"
     arguments = ("de", "-o", "a.shb", "--base", "base.safetensors", "--force")
-    assert note in run(*arguments, "--mask-seed", "7").stdout
-    assert "--mask-seed" not in run(*arguments).stdout
+    assert note in run(*arguments, "--mask-seed", "7").out
+    assert "--mask-seed" not in run(*arguments).out
 
 
-def test_control_characters_in_names_are_shown_not_sent(run: Run) -> None:
+def test_control_characters_in_names_are_shown_not_sent(run: Shira) -> None:
     name = "a\x1b[31m.shb"
     assert run("de", "-o", "a.shb", "--base", "base.safetensors").code == 0
     Path("a.shb").rename(name)
     result = run(name, "-o", "b\x1b[0m.shb", "--tiers", "1")
     assert result.code == 0
     for shown in (result, run(name, "-o", "b.shb", "--tiers", "9"), run("x\x1b", "-o", "c.shb")):
-        assert "\x1b" not in shown.stdout + shown.stderr
-        assert r"\x1b" in shown.stdout + shown.stderr
+        assert "\x1b" not in shown.out + shown.err
+        assert r"\x1b" in shown.out + shown.err
     made = run("de", "-o", "c\x1b.shb", "--base", "base.safetensors", "--name", "c")
-    assert (made.code, "\x1b" in made.stdout) == (0, False)
+    assert (made.code, "\x1b" in made.out) == (0, False)
 
 
-def test_brackets_in_names_are_not_markup(run: Run) -> None:
+def test_brackets_in_names_are_not_markup(run: Shira) -> None:
     result = run("de", "-o", "[red]a.shb", "--base", "base.safetensors")
-    assert "adapter [red]a" in result.stdout
-    assert "wrote [red]a.shb" in result.stdout
-    assert "[red]x" in run("[red]x", "-o", "b.shb").stderr
+    assert "adapter [red]a" in result.out
+    assert "wrote [red]a.shb" in result.out
+    assert "[red]x" in run("[red]x", "-o", "b.shb").err
