@@ -138,22 +138,18 @@ INSTANTIATE_TEST_SUITE_P(PageSizes, TouchPlanOfPages,
 // ---- What the system gives ----
 
 TEST(HugePageBytes, AreReadFromTheSystemsSettings) {
-  char folder[] = "/tmp/shira-thp-XXXXXX";
-  ASSERT_NE(mkdtemp(folder), nullptr);
+  const test::TemporaryFolder folder;
   const auto bytes_with = [&](const std::string& enabled, const std::string& size) {
-    std::ofstream(std::string(folder) + "/enabled") << enabled << "\n";
-    std::ofstream(std::string(folder) + "/hpage_pmd_size") << size << "\n";
-    return huge_page_bytes(folder);
+    std::ofstream(folder / "enabled") << enabled << "\n";
+    std::ofstream(folder / "hpage_pmd_size") << size << "\n";
+    return huge_page_bytes(folder.path().c_str());
   };
-  EXPECT_EQ(huge_page_bytes(folder), 0U) << "no such files";
+  EXPECT_EQ(huge_page_bytes(folder.path().c_str()), 0U) << "no such files";
   EXPECT_EQ(bytes_with("always [madvise] never", "2097152"), 2097152U);
   EXPECT_EQ(bytes_with("[always] madvise never", "33554432"), 33554432U);
   EXPECT_EQ(bytes_with("always madvise [never]", "2097152"), 0U);
   for (const char* size : {"", "0", "-1", "words", "3000000", "4096", "99999999999999999999999"})
     EXPECT_EQ(bytes_with("[always]", size), 0U) << size;
-  for (const char* name : {"/enabled", "/hpage_pmd_size"})
-    unlink((std::string(folder) + name).c_str());
-  rmdir(folder);
 }
 
 TEST(PrivateBytes, ArePagesThatNobodyElseHas) {

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "base/process_maps.h"
+#include "temporary_folder.h"
 
 namespace shira::test {
 
@@ -241,19 +242,10 @@ inline Bytes make_ptd(const FlatTensors& content) {
 /// A file in a directory of its own, removed with it.
 class TemporaryFile {
  public:
-  explicit TemporaryFile(const Bytes& content, const std::string& name = "model.pte") {
-    char directory[] = "/tmp/shira-attach-XXXXXX";
-    if (mkdtemp(directory) == nullptr) std::abort();
-    directory_ = directory;
-    path_ = directory_ + "/" + name;
+  explicit TemporaryFile(const Bytes& content, const std::string& name = "model.pte")
+      : path_(folder_ / name) {
     write(path_, content);
   }
-  ~TemporaryFile() {
-    for (const std::string& path : {path_, path_ + ".new", path_ + ".link"}) unlink(path.c_str());
-    rmdir(directory_.c_str());
-  }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
 
   const std::string& path() const { return path_; }
 
@@ -269,8 +261,8 @@ class TemporaryFile {
   }
 
  private:
-  std::string directory_;
-  std::string path_;
+  const TemporaryFolder folder_;
+  const std::string path_;
 };
 
 /// One load of ExecuTorch's MmapDataLoader: whole pages, shared, read-only, and as many bytes as

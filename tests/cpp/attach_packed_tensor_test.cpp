@@ -19,6 +19,7 @@
 #include "packed/calibrate.h"
 #include "packed_fixtures.h"
 #include "runtime/program.h"
+#include "temporary_folder.h"
 
 namespace shira {
 namespace {
@@ -39,16 +40,9 @@ class Packed {
     memory = PackedMemory::map(descriptor).value();
     close(descriptor);
     packed = memory->data() + kPackedOffset;
-    char path[] = "/tmp/shira-packed-XXXXXX";
-    const int file = mkstemp(path);
-    path_ = path;
     write_codes(fixture.codes);
-    close(file);
     tensor = make_packed_tensor(fixture.name, layout(content), memory, kPackedOffset, source());
   }
-  ~Packed() { std::remove(path_.c_str()); }
-  Packed(const Packed&) = delete;
-  Packed& operator=(const Packed&) = delete;
 
   PackedLayout layout(const Bytes& content) const {
     return calibrate(fixture.base_matrix(), content.data(), content.size()).value();
@@ -85,7 +79,8 @@ class Packed {
   TensorSpec tensor;
 
  private:
-  std::string path_;
+  const test::TemporaryFolder folder_;
+  const std::string path_ = folder_ / "model.pte";
 };
 
 /// The codes of a fixture, a byte for each of 4 bits.

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
@@ -12,6 +11,7 @@
 
 #include "base/fast_cpus.h"
 #include "base/thread_pool.h"
+#include "temporary_folder.h"
 
 namespace shira {
 namespace {
@@ -21,12 +21,6 @@ using Cpus = std::vector<uint32_t>;
 /// A sysfs that says what a test wants.
 class FastCpus : public ::testing::Test {
  protected:
-  FastCpus() {
-    std::string name = ::testing::TempDir() + "sysXXXXXX";
-    root_ = mkdtemp(name.data());
-  }
-  ~FastCpus() override { std::filesystem::remove_all(root_); }
-
   void write(uint32_t cpu, const std::string& file, const std::string& text) const {
     const std::filesystem::path path =
         std::filesystem::path(root_) / "devices/system/cpu" / ("cpu" + std::to_string(cpu)) / file;
@@ -39,7 +33,8 @@ class FastCpus : public ::testing::Test {
       write(static_cast<uint32_t>(cpu), file, std::to_string(values[cpu]));
   }
 
-  std::string root_;
+  const test::TemporaryFolder folder_;
+  const std::string& root_ = folder_.path();
 };
 
 TEST_F(FastCpus, TheBigOnesOfTwoKinds) {

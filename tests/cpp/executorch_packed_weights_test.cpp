@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <cstdio>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <string>
@@ -15,6 +15,7 @@
 #include "packed_cache_builder.h"
 #include "packed_fixtures.h"
 #include "runtime/program.h"
+#include "temporary_folder.h"
 
 namespace shira {
 namespace {
@@ -67,12 +68,12 @@ class Model {
     std::copy(content.begin(), content.end(), bytes.begin());
     EXPECT_EQ(write(cache->descriptor(), bytes.data(), bytes.size()),
               static_cast<ssize_t>(bytes.size()));
-    char path[] = "/tmp/shira-model-XXXXXX";
-    const int descriptor = mkstemp(path);
-    EXPECT_EQ(write(descriptor, file.data(), file.size()), static_cast<ssize_t>(file.size()));
-    close(descriptor);
+    const test::TemporaryFolder folder;
+    const std::string path = folder / "model.pte";
+    std::ofstream(path, std::ios::binary)
+        .write(reinterpret_cast<const char*>(file.data()),
+               static_cast<std::streamsize>(file.size()));
     Result<std::shared_ptr<PrivateMapping>> mapping = PrivateMapping::map(path);
-    std::remove(path);
     Result<PackedWeights> found = find_packed_weights(*cache, weights, {mapping.value()}, methods);
     EXPECT_TRUE(found.ok()) << found.error().message;
     return std::move(found.value());

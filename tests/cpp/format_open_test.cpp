@@ -17,6 +17,7 @@
 #include "format/adapter_file.h"
 #include "shb_builder.h"
 #include "shb_sample.h"
+#include "temporary_folder.h"
 
 namespace {
 
@@ -78,12 +79,7 @@ namespace {
 
 class OpenTest : public ::testing::Test {
  protected:
-  OpenTest() : path_(::testing::TempDir() + "shira_open_test_" + std::to_string(::getpid())) {}
-  ~OpenTest() override {
-    behaviour = {};
-    ::unlink(path_.c_str());
-    ::rmdir(path_.c_str());
-  }
+  ~OpenTest() override { behaviour = {}; }
 
   void write(const Bytes& bytes) {
     std::ofstream stream(path_, std::ios::binary);
@@ -102,7 +98,8 @@ class OpenTest : public ::testing::Test {
         << opened.error().message;
   }
 
-  std::string path_;
+  const test::TemporaryFolder folder_;
+  std::string path_ = folder_ / "adapter.shb";
 };
 
 TEST_F(OpenTest, ReadsWhatIsInTheFile) {

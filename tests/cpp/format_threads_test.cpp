@@ -13,6 +13,7 @@
 #include "shb_expect.h"
 #include "shb_hostile.h"
 #include "shb_large.h"
+#include "temporary_folder.h"
 
 namespace shira::testing {
 namespace {
@@ -127,7 +128,8 @@ TEST(OpenThreads, GiveWhatOneGives) {
 }
 
 TEST(OpenThreads, FilesAndMemoryAreReadAlike) {
-  const std::string path = ::testing::TempDir() + "/open_threads.shb";
+  const test::TemporaryFolder folder;
+  const std::string path = folder / "large.shb";
   std::ofstream(path, std::ios::binary)
       .write(reinterpret_cast<const char*>(large_file().data()),
              static_cast<std::streamsize>(large_file().size()));

@@ -2,15 +2,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/process_maps.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <string>
 #include <vector>
+
+#include "temporary_folder.h"
 
 namespace shira {
 namespace {
@@ -155,10 +157,9 @@ TEST(ProcessMaps, AListingLargerThanTheFirstBufferIsReadWhole) {
 
 TEST(ProcessMaps, ReadNearTellsTheSameAsTheWholeListing) {
   // A file's pages of three kinds with a hole between, and the areas of this very program.
-  char path[] = "/tmp/process_maps_XXXXXX";
-  const int descriptor = mkstemp(path);
+  const test::TemporaryFolder folder;
+  const int descriptor = open((folder / "pages").c_str(), O_RDWR | O_CREAT, 0600);
   ASSERT_GE(descriptor, 0);
-  ASSERT_EQ(unlink(path), 0);
   ASSERT_EQ(ftruncate(descriptor, static_cast<off_t>(8 * page_bytes())), 0);
   void* memory = mmap(nullptr, 7 * page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE, descriptor,
                       static_cast<off_t>(page_bytes()));

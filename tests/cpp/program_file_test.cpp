@@ -323,10 +323,10 @@ TEST(ProgramFile, ReadsFromDisk) {
 }
 
 TEST(ProgramFile, AFifoDoesNotBlock) {
-  const std::string path = "/tmp/shira-fifo-" + std::to_string(getpid());
+  const test::TemporaryFolder folder;
+  const std::string path = folder / "fifo";
   ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
   EXPECT_EQ(read_program_file(path).error().status, Status::IO_ERROR);
-  unlink(path.c_str());
 }
 
 }  // namespace
