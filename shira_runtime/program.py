@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from numpy.typing import NDArray
+
 from shira_runtime import _core
 from shira_runtime.adapter import Adapter, AdapterFile, key_bytes
 from shira_runtime.errors import BaseMismatchError, error_of
@@ -467,6 +469,20 @@ class Program:
     def tensors(self) -> dict[str, TensorInfo]:
         """The weights that adapters can touch, by name."""
         return {name: TensorInfo(dtype, shape) for name, dtype, shape, _ in self._core.tensors()}
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A copy of a live weight, with the active adapters in it, wherever its elements lie.
+
+        Returns:
+            Array of the weight's shape: float32, float16, uint16 for the bits of bfloat16, or int8
+            for the codes of "int8" and "int4".
+
+        Raises:
+            ShiraError: UNKNOWN_TENSOR; DETACHED if the memory went away; BUSY inside a forward.
+        """
+        self._require_no_forward("read")
+        self._source.check_attached()
+        return self._core.read_tensor(name)
 
     @property
     def unpatchable(self) -> dict[str, str]:

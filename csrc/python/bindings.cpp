@@ -64,6 +64,20 @@ void bind_program_file(py::module_& module) {
       .def_readonly("tensors", &ProgramFile::tensors);
 }
 
+// What numpy has of a dtype: for bfloat16 its bits, for integers a byte for each code.
+py::dtype element_type(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::f32:
+      return py::dtype("float32");
+    case Dtype::f16:
+      return py::dtype("float16");
+    case Dtype::bf16:
+      return py::dtype("uint16");
+    default:
+      return py::dtype("int8");
+  }
+}
+
 void bind_program(py::module_& module) {
   py::class_<Program>(module, "Program")
       .def(py::init<>())
@@ -102,6 +116,21 @@ void bind_program(py::module_& module) {
              }
              return rows;
            })
+      .def(
+          "read_tensor",
+          [](Program& self, const std::string& name) {
+            for (const TensorSpec& spec : released([&] { return self.tensors(); })) {
+              if (spec.name != name) continue;
+              py::array out(element_type(spec.dtype),
+                            std::vector<py::ssize_t>(spec.dims.begin(), spec.dims.end()));
+              auto* bytes = static_cast<uint8_t*>(out.mutable_data());
+              const auto size_bytes = static_cast<uint64_t>(out.nbytes());
+              unlocked([&] { return self.read_tensor(name, bytes, size_bytes); });
+              return out;
+            }
+            raise(Error{Status::UNKNOWN_TENSOR, "the program has no weight \"" + name + "\""});
+          },
+          "name"_a)
       .def(
           "add_adapter",
           [](Program& self, const std::shared_ptr<Adapter>& adapter, std::string name,

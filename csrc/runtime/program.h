@@ -108,7 +108,7 @@ enum class Originals : uint8_t {
 /// Thread-safe: every method may be called from any thread. Switches and forwards exclude each
 /// other through the gate. Between its own begin_forward and end_forward a thread must not call
 /// what passes the gate itself (switch_to without BUSY, hard_revert, check_adapter, verify_base,
-/// add_tensor, add_adapter, remove_adapter): it would wait for itself.
+/// add_tensor, read_tensor, add_adapter, remove_adapter): it would wait for itself.
 class Program {
  public:
   Program();
@@ -127,6 +127,11 @@ class Program {
 
   /// In the order in which they were added.
   std::vector<TensorSpec> tensors() const;
+
+  /// Copies a tensor's live elements, wherever they lie, one behind the other: `out` takes numel
+  /// elements as adapter files have them. UNKNOWN_TENSOR, INVALID_ARGUMENT (another size),
+  /// DETACHED, READ_ONLY.
+  Result<void> read_tensor(const std::string& name, uint8_t* out, uint64_t size_bytes);
 
   /// Binds an adapter by exact tensor names; nothing is written. Derived masks are expanded; those
   /// of the largest base values are found by reading the base, with the active adapters looked

@@ -6,6 +6,8 @@
 #include "kernels/dispatch.h"
 #include "runtime/base_verifier.h"
 #include "runtime/binding.h"
+#include "runtime/element_ops.h"
+#include "runtime/live_access.h"
 #include "runtime/program_state.h"
 
 namespace shira {
@@ -35,6 +37,21 @@ Result<void> Program::add_tensors(std::vector<TensorSpec> specs) {
 std::vector<TensorSpec> Program::tensors() const {
   const std::lock_guard<std::mutex> lock(state_->mutex);
   return state_->weights.specs();
+}
+
+Result<void> Program::read_tensor(const std::string& name, uint8_t* out, uint64_t size_bytes) {
+  const GateReader reader(state_->gate);
+  const int64_t found = state_->weights.find(name);
+  if (found < 0) return Error{Status::UNKNOWN_TENSOR, "the program has no weight \"" + name + "\""};
+  const auto index = static_cast<uint32_t>(found);
+  const TensorSpec& spec = state_->weights.specs()[index];
+  if (size_bytes != logical_bytes(spec)) {
+    return Error{Status::INVALID_ARGUMENT, name + " takes " + std::to_string(logical_bytes(spec)) +
+                                               " bytes, not " + std::to_string(size_bytes)};
+  }
+  SHIRA_TRY(state_->weights.check_live({index}));
+  const DefaultFloatMode float_mode;
+  return access_live(spec, [&] { read_elements(spec, 0, size_bytes, out); });
 }
 
 // `passed`: the key that the file was found to pass, or none so far. The lock is given up while a

@@ -64,7 +64,7 @@ def export_minilm(
         output: the .pte.
         encoder: by default the published one.
         data_path: a .ptd for the weights.
-        backend: "portable" for switching; "xnnpack" to see what not delegating costs.
+        backend: "portable", or "xnnpack" for its faster kernels; both can be switched.
         force: replace existing files.
 
     Raises:

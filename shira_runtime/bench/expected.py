@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +17,8 @@ from shira_runtime.program import Program
 
 __all__ = ["ExpectedWeights"]
 
-_BITS = {"f32": np.uint32, "f16": np.uint16, "bf16": np.uint16}
+_BITS = {"f32": np.uint32, "f16": np.uint16, "bf16": np.uint16, "int8": np.int8, "int4": np.int8}
+_CODES = {"int8": (-128, 127), "int4": (-8, 7)}
 
 
 class ExpectedWeights:
@@ -37,11 +37,9 @@ class ExpectedWeights:
         self._digests: dict[str | None, dict[str, bytes]] = {
             state: {} for state in (None, *adapters)
         }
-        for tensor, base in _live(program).items():
-            if tensor not in touched:
-                continue
+        for tensor in touched & program.tensors.keys():
+            base, dtype = _live(program, tensor), program.tensors[tensor].dtype
             self._digests[None][tensor] = _core.hash128(base)
-            dtype = program.tensors[tensor].dtype
             for name, adapter in adapters.items():
                 entries = adapter.tensors.get(tensor)
                 bits = base if entries is None else _patched(base, dtype, entries)
@@ -57,9 +55,8 @@ class ExpectedWeights:
         Raises:
             WrongBytes: a tensor differs, and which.
         """
-        live = _live(program)
         for tensor, digest in self._digests[state].items():
-            if _core.hash128(live[tensor]) != digest:
+            if _core.hash128(_live(program, tensor)) != digest:
                 raise WrongBytes(f"{tensor} is not what {state or 'the base'} has to make it")
 
     def check_all(self, program: Program, state: str | None) -> None:
@@ -75,23 +72,15 @@ class ExpectedWeights:
             raise WrongBytes(str(error)) from error
 
 
-def _live(program: Program) -> dict[str, NDArray[Any]]:
-    """The program's weights where they are, as bits: name -> (elements,) uint32 or uint16."""
-    views = {}
-    for name, dtype, shape, address in program._core.tensors():
-        kind = np.dtype(_BITS[dtype])
-        size_bytes = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-        views[name] = np.frombuffer(memoryview(_at(address, size_bytes)), kind)
-    return views
-
-
-def _at(address: int, size_bytes: int) -> ctypes.Array[ctypes.c_ubyte]:
-    return (ctypes.c_ubyte * size_bytes).from_address(address)
+def _live(program: Program, tensor: str) -> NDArray[Any]:
+    """(elements,) uint32, uint16 or int8: the bits of a weight as it is now."""
+    values = program.read(tensor).reshape(-1)
+    return values.view(_BITS[program.tensors[tensor].dtype])
 
 
 def _patched(base: NDArray[Any], dtype: str, entries: _core.AdapterTensor) -> NDArray[Any]:
     """The tensor's bits with one adapter at scale 1."""
-    floats = {"f32": np.float32, "f16": np.float16}.get(dtype, np.uint16)
+    floats = {"f32": np.float32, "f16": np.float16}.get(dtype, base.dtype)
     indices = entries.indices(base.view(floats))
     bits = base.copy()
     if entries.value_kind == "target":
@@ -104,6 +93,8 @@ def _patched(base: NDArray[Any], dtype: str, entries: _core.AdapterTensor) -> ND
 def _widened(bits: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     if dtype == "bf16":
         return (bits.astype(np.uint32) << 16).view(np.float32)
+    if dtype in _CODES:
+        return bits.astype(np.float32)
     return bits.view(np.float32 if dtype == "f32" else np.float16).astype(np.float32)
 
 
@@ -113,5 +104,7 @@ def _rounded(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
         return values.view(np.uint32)
     if dtype == "f16":
         return values.astype(np.float16).view(np.uint16)
+    if dtype in _CODES:
+        return np.clip(np.rint(values), *_CODES[dtype]).astype(np.int8)
     bits = values.view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)

@@ -71,6 +71,11 @@ class ProgramLayout : public ::testing::TestWithParam<bool> {
     EXPECT_TRUE(model_.live() == expected_state(model_, adapters_, members).bytes);
     EXPECT_TRUE(model_.is_packed_right());
     EXPECT_TRUE(model_.guards_intact());
+    for (const LiveTensor& tensor : model_.tensors) {
+      Bytes copy(kNumel * dtype_bytes(tensor.dtype));
+      ASSERT_TRUE(program_.read_tensor(tensor.name, copy.data(), copy.size()).ok());
+      EXPECT_TRUE(copy == tensor.live());
+    }
   }
 
   void switch_to(const std::vector<Member>& members) {
@@ -108,6 +113,14 @@ TEST_P(ProgramLayout, VerifyBaseFindsAnElementThatSomebodyStored) {
   EXPECT_EQ(report.tensors_checked, 4U);
   EXPECT_EQ(report.bytes_checked, kNumel * 8ULL)
       << "as the elements would lie one behind the other";
+}
+
+TEST_P(ProgramLayout, ReadsOnlyWholeTensorsThatItHas) {
+  Bytes out(kNumel);
+  EXPECT_EQ(program_.read_tensor("int8", out.data(), out.size() - 1).error().status,
+            Status::INVALID_ARGUMENT);
+  EXPECT_EQ(program_.read_tensor("int9", out.data(), out.size()).error().status,
+            Status::UNKNOWN_TENSOR);
 }
 
 TEST_P(ProgramLayout, VerifyBaseFindsAWrongSum) {

@@ -36,6 +36,19 @@ def test_an_adapter_fits_its_program_and_no_other(shira: Shira, kind: str) -> No
     assert shira("verify", adapter, "--base", PACKED / f"{other}.pte").code == 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_bench_checks_every_byte(shira: Shira, kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("executorch")
+    ran = shira(
+        *("bench", PACKED / f"{kind}.pte", PACKED / f"{kind}.shb", "--rounds", 2),
+        *("--first-rounds", 1, "--forward-rounds", 1, "-o", tmp_path / "run.json"),
+    )
+    if kind == "f16" and "no kernel" in ran.err:
+        pytest.skip("XNNPACK has no float16 arithmetic on this processor")
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "run.json").exists()
+
+
 def test_differences_are_those_of_codes(shira: Shira) -> None:
     adapter = PACKED / "int4_group.shb"
     ran = shira("diff", adapter, adapter, "--base", PACKED / "int4_group.pte")

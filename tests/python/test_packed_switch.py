@@ -98,6 +98,8 @@ def test_a_switch_is_a_fresh_export(case: Case, tmp_path: Path) -> None:
     exported = packed.Packed(packed.export(case.kind, module, tmp_path / "merged.pte"))
     assert live.outputs(case.kind) == exported.outputs(case.kind)
     check_equal(live, case.fresh(codes, tmp_path), case.kind)
+    for name in packed.WEIGHTS:
+        assert live.program.read(name).tobytes() == codes[name].tobytes()
     live.program.verify_base()
     live.program.switch(None)
     assert live.outputs(case.kind) == base_outputs

@@ -14,7 +14,7 @@ from numpy_model import SHAPES, Model
 from shb_files import adapter, adapter_bytes, tensor_entries
 
 import shira_runtime
-from shira_runtime import BaseMismatchError, UsageError
+from shira_runtime import BaseMismatchError, ShiraError, UsageError, from_numpy
 
 
 def test_switching_there_and_back(model: Model) -> None:
@@ -121,6 +121,29 @@ def test_tensors_are_listed(model: Model) -> None:
     assert repr(model.program) == "<Program: 3 tensors, 2 adapters, base>"
     model.program.switch({"de": 0.5})
     assert repr(model.program) == "<Program: 3 tensors, 2 adapters, 0.5 de>"
+
+
+def test_weights_are_read_as_copies(model: Model) -> None:
+    program = model.program
+    program.switch("de")
+    for name, array in model.arrays.items():
+        copy = program.read(name)
+        assert (copy.itemsize, copy.shape) == (array.itemsize, array.shape)
+        assert copy.tobytes() == array.tobytes()
+        copy[:] = 0
+    assert program.read(name).any()
+    with pytest.raises(ShiraError, match='the program has no weight "nowhere"'):
+        program.read("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"), [("bf16", np.uint16), ("int8", np.int8), ("int4", np.int8)]
+)
+def test_bits_and_codes_are_read_as_they_are(dtype: str, bits: type) -> None:
+    array = np.arange(-8, 8, dtype=np.int8).astype(bits).reshape(2, 8)
+    copy = from_numpy({"w": array}, dtypes={"w": dtype}).read("w")
+    assert copy.dtype == bits
+    np.testing.assert_array_equal(copy, array)
 
 
 def test_threads_do_not_change_bytes(model: Model) -> None:
