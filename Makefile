@@ -149,9 +149,9 @@ for step in $(1); do .ci/timed $$step $(MAKE) --no-print-directory $$step || fai
 echo "== make $@"; cat build/logs/summary.txt; exit $$failed
 endef
 
-TEST_STEPS := test-cpp test-python $(WHEEL_PYTHONS:%=test-wheel-%)
+TEST_STEPS := test-cpp test-x86 test-python $(WHEEL_PYTHONS:%=test-wheel-%)
 .PHONY: test
-test: setup ## C++, Python, and the wheel on each other Python found
+test: setup ## C++, also on emulated processors, Python, and the wheel on each other Python found
 	$(call run_steps,$(TEST_STEPS))
 
 .PHONY: test-cpp
@@ -193,8 +193,8 @@ test-wheel-%: .venv-%/wheel
 	  $(CURDIR)/tests $(PYTEST_ARGS)
 
 .PHONY: test-full
-test-full: setup ## make test, slow tests, test-arm, test-x86, the sanitizers and make fuzz
-	$(call run_steps,$(TEST_STEPS) test-slow test-arm test-x86 $(SANITIZER_STEPS) fuzz)
+test-full: setup ## make test, slow tests, test-arm, the sanitizers and make fuzz
+	$(call run_steps,$(TEST_STEPS) test-slow test-arm $(SANITIZER_STEPS) fuzz)
 
 .PHONY: test-slow
 test-slow: setup $(STAMPS)/llm
@@ -209,8 +209,8 @@ EXECUTORCH_ARM := build/executorch-arm
 ARM_BUILD = cmake -G Ninja -DCMAKE_BUILD_TYPE=Release \
   -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/tests/arm/toolchain.cmake
 
-$(STAMPS)/system-arm: .ci/system-packages
-	@.ci/system-packages $@ arm
+$(STAMPS)/system-arm $(STAMPS)/system-x86: $(STAMPS)/system-%: .ci/system-packages
+	@.ci/system-packages $@ $*
 
 # ExecuTorch's libraries from the wheel for that architecture, which no Python here could install.
 $(EXECUTORCH_ARM)/executorch/version.py: pyproject.toml | setup
@@ -237,7 +237,8 @@ test-arm: build/cpp-arm/build.ninja ## C++ tests for 64-bit ARM in an emulator; 
 
 # Other x86-64 processors, emulated: XNNPACK packs weights differently for each.
 .PHONY: test-x86
-test-x86: test-cpp $(STAMPS)/system-arm ## tests of packed weights on older x86-64 processors in an emulator
+test-x86: build/cpp/build.ninja $(STAMPS)/system-x86 ## tests of packed weights on older x86-64 processors in an emulator
+	@cmake --build build/cpp -j $(JOBS)
 	@tests/x86/run build/cpp
 
 # --- Sanitizers and fuzzing: one build with clang for the address and undefined-behaviour
