@@ -67,8 +67,9 @@ def load_extension() -> ModuleType:
     if importlib.util.find_spec(_EXTENSION) is None:
         raise ImportError(
             "this build of shira_runtime has no ExecuTorch engine, because executorch was not there"
-            " when it was built: build it with `pip install --no-build-isolation` where executorch"
-            " is installed, or load programs with engine='torch'"
+            " when it was built: build it again by `pip install --no-build-isolation`, where"
+            " executorch and the build tools are installed (README.md has the commands), or load"
+            " programs with engine='torch'"
         )
     package = importlib.util.find_spec("executorch")
     folders = [os.path.join(each, "lib") for each in _folders(package)]
