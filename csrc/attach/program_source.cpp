@@ -69,6 +69,14 @@ Result<void> ProgramSource::check() const {
   return bad_program_file(path_, buffer_.problem_offset_bytes(), buffer_.problem());
 }
 
+Result<std::vector<ProgramTensor>> ProgramSource::constants() const {
+  ProgramFile file;
+  file.path = path_;
+  file.file_bytes = file_bytes_;
+  SHIRA_TRY(read_program_tables(head_, file_ ? owned_.data() : bytes_.data(), &file));
+  return std::move(file.tensors);
+}
+
 void NamedData::add(uint32_t file_index, ProgramSource* source) {
   Flatbuffer& buffer = source->buffer();
   const FlatVector items = source->root().vector(

@@ -47,6 +47,10 @@ class ProgramSource {
   /// BAD_PROGRAM_FILE with the first problem of the flatbuffer, if there was one.
   Result<void> check() const;
 
+  /// All constants, those without a name among them, each as often as the file describes it.
+  /// BAD_PROGRAM_FILE.
+  Result<std::vector<ProgramTensor>> constants() const;
+
  private:
   ProgramSource(std::string path, std::optional<File> file)
       : path_(std::move(path)), file_(std::move(file)) {}

@@ -14,6 +14,7 @@
 #include "attach/program_schema.h"
 #include "attach/program_source.h"
 #include "attach/quantized_tables.h"
+#include "attach/twin_constants.h"
 #include "attach/weight_names.h"
 #include "attach/xnn_graph.h"
 
@@ -52,6 +53,7 @@ class WeightReader {
     finish_methods();
     SHIRA_ASSIGN(const WeightNames names, read_weight_names(&program_));
     SHIRA_TRY(name_weights(names, &program_, &result_.weights));
+    SHIRA_TRY(refuse_twins(files_, names, &result_.weights));
     for (const auto& file : files_) result_.paths.push_back(file->path());
     return std::move(result_);
   }

@@ -222,6 +222,7 @@ Result<std::vector<TensorSpec>> ExecutorchProgram::State::attach_mapped(
   std::vector<TensorSpec> specs;
   const auto add = [&](const std::string& name, uint64_t offset_bytes, const std::string& why_not,
                        Dtype dtype, const std::vector<uint32_t>& dims) {
+    if (unpatchable.count(name) != 0) return false;  // a delegate has packed the same values
     uint8_t* const place = file.mapping->data() + offset_bytes;
     const std::string reason = why_not.empty() ? why_not_held(name, place) : why_not;
     if (reason.empty()) {

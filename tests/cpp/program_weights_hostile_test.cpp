@@ -187,20 +187,22 @@ const std::vector<Case>& catalogue() {
          v->put<int32_t>(v->child(v->tensor(), 2) + 4, 9);
          v->put<int32_t>(v->child(v->tensor(1), 2) + 4, 9);
        }},
-      {"-1 rows", "table", "no matrix",
+      {"-1 rows", nullptr, "impossible shape",
        [](V* v) { v->put<int32_t>(v->child(v->tensor(), 2) + 4, -1); }},
-      {"2^31 - 1 rows and columns", "table", "2^32 - 1",
+      {"2^31 - 1 rows and columns", nullptr, "has room for",
        [](V* v) {
          v->put<int32_t>(v->child(v->tensor(), 2) + 4, INT32_MAX);
          v->put<int32_t>(v->child(v->tensor(), 2) + 8, INT32_MAX);
        }},
       {"the columns first", "table", "row-major",
+       [](V* v) { v->put<uint16_t>(v->child(v->tensor(), 3) + 4, 1); }},
+      {"the columns twice", nullptr, "permutation",
        [](V* v) { v->put<uint8_t>(v->child(v->tensor(), 3) + 4, 1); }},
       {"scales of another count", "table", "do not fit",
        [](V* v) { v->put<int32_t>(v->child(v->tensor(1), 2) + 4, 3); }},
       {"scales of int32", "table", "no float constants",
        [](V* v) { v->put<uint8_t>(v->field(v->tensor(1), 0), 3); }},
-      {"more scales than bytes", "table", "no float constants",
+      {"more scales than bytes", nullptr, "has room for",
        [](V* v) { v->put<int32_t>(v->child(v->tensor(1), 2) + 8, 4); }},
       {"zero points that are codes", "table", "zero points",
        [](V* v) { v->put<uint32_t>(v->child(v->call(), 1) + 4 + 8, 0); }},

@@ -137,6 +137,39 @@ TEST(ProgramWeights, ReadsAProgramMadeByHand) {
   EXPECT_EQ(cut.error().tensor, "fc.weight");
 }
 
+TEST(ProgramWeights, ValuesThatAlsoLieOutsideOfTheDelegateAreRefused) {
+  WeightsPte file = make_weights_pte();
+  const auto before = parse(file.bytes);
+  ASSERT_TRUE(before.ok());
+  const auto place = [&](const char* name) {
+    return file.bytes.begin() +
+           static_cast<std::ptrdiff_t>(find(before.value(), name).codes.range.offset_bytes);
+  };
+  std::copy_n(place("table"), 32, place("fc.weight"));
+  auto list = parse(file.bytes);
+  ASSERT_TRUE(list.ok()) << list.error().message;
+  EXPECT_EQ(find(list.value(), "fc.weight").why_not, "") << "two names are two weights";
+  EXPECT_EQ(find(list.value(), "table").why_not, "");
+
+  // Without the name nobody knows.
+  const std::string line = "fc.weight\t" + test::kCodesKey;
+  const auto text = std::search(file.bytes.begin(), file.bytes.end(), line.begin(), line.end());
+  ASSERT_NE(text, file.bytes.end());
+  text[static_cast<std::ptrdiff_t>(line.size()) - 1] = 'x';
+  list = parse(file.bytes);
+  ASSERT_TRUE(list.ok()) << list.error().message;
+  EXPECT_NE(find(list.value(), "xnnpack:aaaaaaaaaaaaaaaa").why_not.find("as table"),
+            std::string::npos);
+  EXPECT_NE(find(list.value(), "table").why_not.find("as xnnpack:aaaaaaaaaaaaaaaa"),
+            std::string::npos);
+  EXPECT_TRUE(std::is_sorted(list.value().weights.begin(), list.value().weights.end(),
+                             [](const auto& a, const auto& b) { return a.name < b.name; }));
+  place("table")[31] = static_cast<uint8_t>(place("table")[31] ^ 1U);
+  list = parse(file.bytes);
+  ASSERT_TRUE(list.ok());
+  EXPECT_EQ(find(list.value(), "table").why_not, "") << "one bit is another";
+}
+
 TEST(ProgramWeights, CodesComeOnePerByte) {
   const WeightsPte file = make_weights_pte();
   const test::TemporaryFile disk(file.bytes);

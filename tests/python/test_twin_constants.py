@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters that a delegate packs and that kernels outside read too: a store would miss one."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+models = pytest.importorskip("_models", exc_type=ImportError)
+
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import (  # noqa: E402
+    XnnpackPartitioner,
+)
+from executorch.exir import (  # noqa: E402
+    EdgeCompileConfig,
+    ExecutorchBackendConfig,
+    to_edge_transform_and_lower,
+)
+from packed_models import make_adapter, random_entries  # noqa: E402
+
+from shira_runtime import ShiraError, load_program  # noqa: E402
+from shira_runtime.export.program import export_program  # noqa: E402
+from shira_runtime.weights import program_weights  # noqa: E402
+
+torch = models.torch
+
+
+class Tied(torch.nn.Module):  # type: ignore[misc,name-defined]
+    """(batch,) ids -> (batch, 50): a table, a layer, and a head of the table's values."""
+
+    def __init__(self, is_tied: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.table = torch.nn.Embedding(50, 32)
+        self.middle = torch.nn.Linear(32, 32)
+        self.head = torch.nn.Linear(32, 50, bias=False)
+        if is_tied:
+            self.head.weight = self.table.weight
+        else:
+            self.head.weight.data = self.table.weight.data.clone()
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:  # type: ignore[name-defined]
+        return self.head(torch.tanh(self.middle(self.table(ids))))
+
+
+def plain_export(folder: Path, is_external: bool) -> tuple[Path, list[Path]]:
+    """What ExecuTorch's own functions write, without a word of ours."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = to_edge_transform_and_lower(
+            torch.export.export(Tied().eval(), (torch.tensor([1, 2]),)),
+            partitioner=[XnnpackPartitioner()],
+            compile_config=EdgeCompileConfig(_check_ir_validity=False),
+        ).to_executorch(ExecutorchBackendConfig(external_constants=is_external))
+    path = folder / "tied.pte"
+    with path.open("wb") as stream:
+        program.write_to_file(stream)
+    if is_external:
+        program.write_tensor_data_to_file(str(folder))
+    return path, sorted(folder.glob("*.ptd"))
+
+
+@pytest.mark.parametrize("is_external", [False, True], ids=["inline", "ptd"])
+def test_a_tied_table_is_not_switched_by_halves(tmp_path: Path, is_external: bool) -> None:
+    path, data = plain_export(tmp_path, is_external)
+    program = load_program(path, data)
+    assert [info.shape for info in program.tensors.values()] == [(32, 32)]
+    weight = next(w for w in program_weights(path, *data).values() if w.shape == (50, 32))
+    values = Tied().table.weight.detach().numpy()
+    refused = {name: text for name, text in program.unpatchable.items() if "the two" in text}
+    assert len(refused) == 1 + is_external
+    assert weight.name in refused
+    before = program.forward(np.array([1, 2]))[0].tobytes()
+    for name in refused:
+        entries = {name: random_entries("f32", values, np.random.default_rng(0))}
+        with pytest.raises(ShiraError, match="change one of the two") as caught:
+            program.add_adapter(make_adapter("a", "f32", {name: values}, entries))
+        assert caught.value.tensor == name
+    assert program.forward(np.array([1, 2]))[0].tobytes() == before
+    if is_external:
+        assert any("packed the same values" in reason for reason in refused.values())
+
+
+def test_equal_values_of_two_names_are_two_weights(tmp_path: Path) -> None:
+    """Nobody tied them, and the program says which is which."""
+    path = tmp_path / "equal.pte"
+    export_program(Tied(is_tied=False).eval(), (torch.tensor([1, 2]),), path, backend="xnnpack")
+    program = load_program(path)
+    assert {"table.weight", "head.weight"} <= program.tensors.keys()
