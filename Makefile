@@ -98,7 +98,7 @@ demo: setup ## switch adapters on a live ExecuTorch program of a real model; wri
 	@$(VENV)/bin/shira demo
 
 .PHONY: demo-llm train-llm eval-llm
-demo-llm: setup $(STAMPS)/llm ## switch adapters of a 4-bit language model; writes build/llm
+demo-llm: setup $(STAMPS)/llm ## switch adapters of a language model, in 4 bits and float32; writes build/llm
 	@$(VENV)/bin/python examples/llm_switch.py
 
 train-llm: setup $(STAMPS)/llm ## train the language model's adapters again (long)

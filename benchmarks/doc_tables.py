@@ -131,35 +131,45 @@ def llm_tables(run: dict[str, Any], scores: dict[str, Any]) -> str:
                 *(passed.get((name, check), "") for check in checks.values()),
                 f"`{' '.join(state['answers'][-1 if name == 'telegram' else 0].split()):.70}`",
             ]
-            for name, state in run["states"].items()
+            for name, state in run["8da4w"]["states"].items()
             if name in scores["states"]
         ],
     )
     bench = RunFile.from_json(run["bench"], "llm.json")
-    switches = _times_table("change", _records(bench, "switch"), decimals=1)
-    generation = markdown_table(
-        ["weights", "tokens/s", "memory MB", "of it private MB"],
-        [
-            [
-                record.arm,
-                f"{1e9 * record.counts['tokens'] / median(record.samples):.1f}",
-                f"{run['memory'][record.arm]['proportional'] / 1e6:.0f}",
-                f"{run['memory'][record.arm]['private'] / 1e6:.0f}",
-            ]
-            for record in _records(bench, "generate")
-        ],
+    kinds = [name for name in run if name != "bench"]
+    changes: dict[str, list[str]] = {}
+    for record in _records(bench, "switch"):
+        milliseconds = (median(record.samples) / 1e6, percentile(record.samples, 95) / 1e6)
+        changes.setdefault(record.arm, []).extend(f"{value:.1f}" for value in milliseconds)
+    switches = markdown_table(
+        ["change", *(f"{kind}, {what} ms" for kind in kinds for what in ("median", "p95"))],
+        [[change, *cells] for change, cells in changes.items()],
+    )
+    sizes = ("resident", "proportional", "private")
+    generation = []
+    for record in _records(bench, "generate"):
+        kind = str(record.case["model"]).removeprefix("smollm2-")
+        memory = run[kind]["memory"][record.arm]
+        speed = 1e9 * record.counts["tokens"] / median(record.samples)
+        cells = [f"{memory[size] / 1e6:.0f}" for size in sizes]
+        generation.append([f"{kind}, {record.arm}", f"{speed:.1f}", *cells])
+    tokens = markdown_table(
+        ["weights", "tokens/s", *(f"{size} memory, MB" for size in sizes)], generation
     )
     context = bench.context
-    entries = ", ".join(f"{name} {a['entries']:,}" for name, a in run["adapters"].items())
-    changed = run["states"]["json"]["switch"]["elements_changed"]
-    right, stale = sorted(run["cache"]["largest_errors"].values())
+    codes = run["8da4w"]
+    entries = ", ".join(f"{name} {a['entries']:,}" for name, a in codes["adapters"].items())
+    changed = codes["states"]["json"]["switch"]["elements_changed"]
+    right, stale = sorted(codes["cache"]["largest_errors"].values())
     note = (
-        f"Entries: {entries}; of json's {changed:,} change a code. With a cache of the base, json's"
+        "8da4w: weights of 4 bits, activations of 8. Resident memory counts a page once for every"
+        " place where it is mapped (packed weights have two), proportional memory once. Entries in"
+        f" 8da4w: {entries}; of json's {changed:,} change a code. With a cache of the base, json's"
         f" first logits were off by up to {stale:.1f}; with what was read again, by {right:.1f}."
         f" Measured on {context['cpu']} ({context['machine']}, {context['cores']} cores)."
         " Raw samples: [docs/runs/llm.json](docs/runs/llm.json).\n"
     )
-    return "\n".join([states, switches, generation, note])
+    return "\n".join([states, switches, tokens, note])
 
 
 def format_tables(run: dict[str, Any]) -> str:

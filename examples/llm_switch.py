@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A language model on a live 4-bit program, adapters switched in it: python examples/llm_switch.py.
+"""A language model on a live program, adapters switched in it: python examples/llm_switch.py.
 
 Needs a checkout with ``make setup`` done; `smollm2/demo.py` has what it does, step by step.
 """

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Switches adapters of a language model on a live 4-bit ExecuTorch program, without a reload.
+"""Switches adapters of a language model on a live ExecuTorch program, without a reload.
 
 ``make demo-llm`` (or ``python examples/llm_switch.py``) exports SmolLM2-135M-Instruct and its
-adapters if they are not there, generates with the base, each adapter and both, shows why the
-key-value cache belongs to an epoch, switches between the tokens of one answer, and measures switch
-times, tokens per second and memory beside unfused LoRA. It writes ``llm.json``.
+adapters if they are not there, with 4-bit weights and in float32. With each it generates with the
+base, each adapter and both, and measures switch times, tokens per second and memory. In 4 bits it
+also shows why the key-value cache belongs to an epoch, switches between the tokens of one answer,
+and has unfused LoRA beside the adapters. It writes ``llm.json``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rich.table import Table
 
 import shira_runtime
 from examples.smollm2 import memory, tasks, weights
-from examples.smollm2.files import Files, prepare
+from examples.smollm2.files import KINDS, Files, Kind, prepare
 from examples.smollm2.generate import Model, Session, continue_session, generate
 from shira_runtime.bench import ALL_WARM, Arm, Case, Record, RunFile, run_case, stages_of
 from shira_runtime.bench.context import machine_context
@@ -47,9 +48,10 @@ SUITE = "llm"
 
 @dataclass
 class Demo:
-    """What the steps share; ``results`` and ``records`` become llm.json."""
+    """What the steps of one kind share; ``results`` and ``records`` go into llm.json."""
 
     console: Console
+    kind: Kind
     files: Files
     program: shira_runtime.Program
     results: dict[str, Any] = field(default_factory=dict)
@@ -57,7 +59,7 @@ class Demo:
 
     def time(self, what: str, arms: Sequence[Arm], rounds: int) -> list[Record]:
         """Times arms in turns, keeps the records, and gives them back."""
-        case = Case({"model": "smollm2-8da4w", "what": what}, arms, (ALL_WARM,), rounds)
+        case = Case({"model": f"smollm2-{self.kind}", "what": what}, arms, (ALL_WARM,), rounds)
         records = run_case(SUITE, case)
         self.records += records
         return records
@@ -65,7 +67,13 @@ class Demo:
 
 def show_answers(demo: Demo) -> None:
     """Answers two prompts in every state of the one loaded program."""
-    table = Table("state", "switch", RECORD_PROMPT, QUESTION_PROMPT, title="One program, no reload")
+    table = Table(
+        "state",
+        "switch",
+        RECORD_PROMPT,
+        QUESTION_PROMPT,
+        title=f"{demo.kind}: one program, no reload",
+    )
     rows: dict[str, Any] = {}
     for state, members in STATES.items():
         report = demo.program.switch(members)
@@ -169,7 +177,7 @@ def time_switches(demo: Demo) -> None:
 
     records = demo.time("switch", [change(*names) for names in changes], SWITCH_ROUNDS)
     program.switch(None)
-    table = Table("change", "median ms", "p95 ms", title="Switch times, later switches")
+    table = Table("change", "median ms", "p95 ms", title=f"{demo.kind}: later switches")
     for record in records:
         middle, late = median(record.samples), percentile(record.samples, 95)
         table.add_row(record.arm, f"{middle / 1e6:.1f}", f"{late / 1e6:.1f}")
@@ -201,58 +209,71 @@ def time_tokens(demo: Demo) -> None:
         arms.append(arm("unfused LoRA", lora, None))
     records = demo.time("generate", arms, TOKEN_ROUNDS)
     program.switch(None)
-    table = Table("weights", "tokens/s", "ms per token", title="Generation, one token a pass")
+    table = Table("weights", "tokens/s", "ms per token", title=f"{demo.kind}: one token a pass")
     for record in records:
         nanoseconds = median(record.samples) / TIMED_TOKENS
         table.add_row(record.arm, f"{1e9 / nanoseconds:.1f}", f"{nanoseconds / 1e6:.1f}")
     demo.console.print(table)
 
 
-def measure_memory(demo: Demo, folder: Path) -> None:
+def measure_memory(demo: Demo) -> None:
     """Measures base, adapter and LoRA, each in a process of its own."""
     files, tokens = demo.files, weights.chat_tokens(RECORD_PROMPT)
     figures = {
-        "base": memory.measure(folder, files.program, tokens),
-        "adapter json": memory.measure(folder, files.program, tokens, files.adapters, "json"),
+        "base": memory.measure(files.program, tokens),
+        "adapter json": memory.measure(files.program, tokens, files.adapters, "json"),
     }
     if files.lora_program:
-        figures["unfused LoRA"] = memory.measure(folder, files.lora_program, tokens)
-    table = Table("weights", *next(iter(figures.values())), title="Memory of a process, MB")
+        figures["unfused LoRA"] = memory.measure(files.lora_program, tokens)
+    table = Table("weights", *next(iter(figures.values())), title=f"{demo.kind}: a process, MB")
     for name, row in figures.items():
         table.add_row(name, *(f"{value / 1e6:.0f}" for value in row.values()))
     demo.console.print(table)
     demo.results["memory"] = figures
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the demo; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("build/llm"), help="output folder")
-    parser.add_argument(
-        "--without-lora", action="store_true", help="leave out the comparison, and its long export"
-    )
-    options = parser.parse_args(arguments)
-    console = Console()
-    files = prepare(options.output, with_lora=not options.without_lora)
+def run(console: Console, kind: Kind, files: Files) -> Demo:
+    """Does everything with the program of one kind."""
     program = shira_runtime.load_program(files.program)
-    demo = Demo(console, files, program)
+    demo = Demo(console, kind, files, program)
     demo.results["adapters"] = {}
     for name, path in {**files.adapters, "random": files.random}.items():
         adapter = shira_runtime.Adapter.open(path)
         program.add_adapter(adapter, name)
         size = path.stat().st_size
         demo.results["adapters"][name] = {"entries": adapter.entry_count, "file_bytes": size}
-        console.print(f"{name}: {adapter.entry_count:,} entries, {size:,} bytes")
-    context = machine_context()
+        console.print(f"{kind}, {name}: {adapter.entry_count:,} entries, {size:,} bytes")
     show_answers(demo)
-    show_cache(demo)
-    show_token_switches(demo)
+    if kind == "8da4w":
+        show_cache(demo)
+        show_token_switches(demo)
     time_switches(demo)
     time_tokens(demo)
-    measure_memory(demo, options.output)
-    demo.results["bench"] = RunFile(context, tuple(demo.records)).to_json()
+    measure_memory(demo)
+    return demo
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the demo; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("build/llm"), help="output folder")
+    parser.add_argument("--kind", nargs="+", choices=KINDS, default=KINDS, help="by default both")
+    parser.add_argument(
+        "--without-lora", action="store_true", help="leave out the comparison, and its long export"
+    )
+    options = parser.parse_args(arguments)
+    console = Console()
+    found = prepare(options.output, options.kind, with_lora=not options.without_lora)
+    context = machine_context()
+    results: dict[str, Any] = {}
+    records: list[Record] = []
+    for kind, files in found.items():
+        demo = run(console, kind, files)
+        results[kind] = demo.results
+        records += demo.records
+    results["bench"] = RunFile(context, tuple(records)).to_json()
     path = options.output / "llm.json"
-    sections = (f" {json.dumps(name)}: {json.dumps(part)}" for name, part in demo.results.items())
+    sections = (f" {json.dumps(name)}: {json.dumps(part)}" for name, part in results.items())
     path.write_text("{\n" + ",\n".join(sections) + "\n}\n", encoding="utf-8")
     console.print(f"Wrote {path}.")
     return 0

@@ -98,7 +98,7 @@ def evaluate_float() -> list[dict[str, Any]]:
 
 def evaluate_program(folder: Path) -> list[dict[str, Any]]:
     """Scores the 4-bit ExecuTorch program, switched to every state."""
-    files = prepare(folder)
+    files = prepare(folder, ["8da4w"])["8da4w"]
     program = shira_runtime.load_program(files.program)
     for name, path in files.adapters.items():
         program.add_adapter(path, name)

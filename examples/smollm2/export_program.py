@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torchao.quantization import (
@@ -20,12 +19,11 @@ from torchao.quantization import (
 )
 
 from examples.smollm2.adapters import GROUP, is_target
+from examples.smollm2.files import KINDS, Kind
 from examples.smollm2.generate import LONGEST_READ, load_decoder
 from examples.smollm2.lora import add_lora
 from examples.smollm2.model import Decoder
 from shira_runtime.export.program import ProgramReport, export_program
-
-Kind = Literal["f32", "8da4w"]
 
 
 def quantize_decoder(decoder: Decoder) -> None:
@@ -87,7 +85,7 @@ def main() -> None:
     """Writes one program and prints what it took."""
     parser = argparse.ArgumentParser(description="Export SmolLM2-135M-Instruct to ExecuTorch.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--kind", choices=("f32", "8da4w"), default="8da4w")
+    parser.add_argument("--kind", choices=KINDS, default="8da4w")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)

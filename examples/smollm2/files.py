@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the files of the demo that are not there yet: programs, and adapters for the 4-bit one."""
+"""Makes the files of the demo that are not there yet: programs, and adapters for them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import multiprocessing
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,15 +18,19 @@ from examples.smollm2 import adapters, weights
 from examples.smollm2.generate import load_decoder
 from shira_runtime.export import export_adapter
 
+Kind = Literal["8da4w", "f32"]
+KINDS: tuple[Kind, ...] = ("8da4w", "f32")
+"""4-bit weights with activations quantized as they come, or everything in float32."""
+
 ADAPTERS = ("json", "telegram")
 
 
 @dataclass(frozen=True)
 class Files:
-    """Where everything lies.
+    """Where everything of one kind lies.
 
     Attributes:
-        program: the 4-bit program.
+        program: the program, for XNNPACK.
         lora_program: the same with unfused LoRA in it, if it was asked for.
         adapters: .shb files for `program`, by name.
         random: one whose entries are a hundredth of all weights, each one code off; for timing.
@@ -35,28 +42,38 @@ class Files:
     random: Path
 
 
-def prepare(folder: Path, *, with_lora: bool = False) -> Files:
-    """Exports what is missing; the programs take minutes, the adapters are made each time."""
+def prepare(folder: Path, kinds: Sequence[Kind], *, with_lora: bool = False) -> dict[Kind, Files]:
+    """Exports what is missing; the programs take minutes, the adapters are made each time.
+
+    Args:
+        folder: where to; is made.
+        kinds: of which there shall be programs and adapters.
+        with_lora: also export an unfused LoRA with the program in 4 bits.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    files = Files(
-        folder / "smollm2-8da4w.pte",
-        folder / "smollm2-8da4w-lora.pte" if with_lora else None,
-        {name: folder / f"{name}.shb" for name in ADAPTERS},
-        folder / "random.shb",
-    )
-    export(files.program)
-    if files.lora_program:
-        export(files.lora_program, with_lora=True)
+    found = {}
+    for kind in kinds:
+        has_lora = with_lora and kind == "8da4w"
+        found[kind] = Files(
+            folder / f"smollm2-{kind}.pte",
+            folder / f"smollm2-{kind}-lora.pte" if has_lora else None,
+            {name: folder / f"{name}-{kind}.shb" for name in ADAPTERS},
+            folder / f"random-{kind}.shb",
+        )
+    programs = {files.program: (kind, False) for kind, files in found.items()}
+    loras = {files.lora_program: (kind, True) for kind, files in found.items()}
+    _export({path: what for path, what in {**programs, **loras}.items() if path})
     published = weights.load_state_dict()
     made = {
         name: adapters.load_entries(adapters.adapter_path(name), published) for name in ADAPTERS
     }
     made["random"] = random_entries(published)
-    for name, path in {**files.adapters, "random": files.random}.items():
-        entries = path.with_suffix(".pt")
-        torch.save(made[name], entries)
-        export_adapter(entries, path, base=files.program, name=name, force=True)
-    return files
+    for name, entries in made.items():
+        torch.save(entries, folder / f"{name}.pt")
+        for files in found.values():
+            path = {**files.adapters, "random": files.random}[name]
+            export_adapter(folder / f"{name}.pt", path, base=files.program, name=name, force=True)
+    return found
 
 
 def random_entries(published: Mapping[str, Tensor], seed: int = 0) -> dict[str, dict[str, Any]]:
@@ -81,11 +98,23 @@ def random_entries(published: Mapping[str, Tensor], seed: int = 0) -> dict[str, 
     return entries
 
 
-def export(path: Path, *, with_lora: bool = False) -> None:
-    """Exports a 4-bit program unless it is there."""
+def _export(programs: Mapping[Path, tuple[Kind, bool]]) -> None:
+    """Exports the programs that are not there, as many at a time as there are processors."""
+    missing = {path: what for path, what in programs.items() if not path.exists()}
+    if not missing:
+        return
+    names = ", ".join(path.name for path in missing)
+    print(f"Exporting {names}, which takes some minutes.", flush=True)
+    workers = min(len(missing), os.cpu_count() or 1)
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=fresh) as pool:
+        exports = [pool.submit(_export_one, path, *what) for path, what in missing.items()]
+        for path, export in zip(missing, exports, strict=True):
+            print(f"{path}: {export.result():.0f} s", flush=True)
+
+
+def _export_one(path: Path, kind: Kind, with_lora: bool) -> float:
     # Not above: it imports the compiler.
     from examples.smollm2.export_program import export_decoder
 
-    if not path.exists():
-        print(f"Exporting {path} takes some minutes.", flush=True)
-        export_decoder(load_decoder(), path, with_lora=with_lora)
+    return export_decoder(load_decoder(), path, kind, with_lora=with_lora).export_seconds

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures in a process of its own, without torch, what a program takes in memory.
 
-Run ``python -m examples.smollm2.memory request.json``; prints the figures as JSON. `measure` does
-that. The request has the program, adapters by name, those to make active, and tokens to read.
+Run ``python -m examples.smollm2.memory REQUEST``; prints the figures as JSON. `measure` does that.
+The request, in JSON, has the program, adapters by name, the one to activate, and tokens to read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def measure(
-    folder: Path,
     program: Path,
     tokens: Sequence[int],
     adapters: Mapping[str, Path] | None = None,
@@ -36,14 +35,12 @@ def measure(
         "proportional", which counts it once; and of them "private".
     """
     request = {
-        "program": str(program),
+        "program": str(program.resolve()),
         "tokens": list(tokens),
-        "adapters": {name: str(path) for name, path in (adapters or {}).items()},
+        "adapters": {name: str(path.resolve()) for name, path in (adapters or {}).items()},
         "active": active,
     }
-    path = folder / "memory_request.json"
-    path.write_text(json.dumps(request), encoding="utf-8")
-    command = [sys.executable, "-m", "examples.smollm2.memory", str(path.resolve())]
+    command = [sys.executable, "-m", "examples.smollm2.memory", json.dumps(request)]
     done = subprocess.run(command, cwd=_ROOT, check=True, capture_output=True, text=True)
     figures: dict[str, int] = json.loads(done.stdout)
     return figures
@@ -51,7 +48,7 @@ def measure(
 
 def main() -> None:
     """Does what the request on the command line says."""
-    request: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    request: dict[str, Any] = json.loads(sys.argv[1])
     program = shira_runtime.load_program(request["program"])
     for name, path in request["adapters"].items():
         program.add_adapter(path, name)

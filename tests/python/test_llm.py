@@ -162,9 +162,9 @@ def test_a_switch_that_changes_nothing_keeps_the_cache(program: shira_runtime.Pr
     assert session.reread_count == 0
 
 
-def test_memory_is_measured_in_a_process_of_its_own(folder: Path, tmp_path: Path) -> None:
+def test_memory_is_measured_in_a_process_of_its_own(folder: Path) -> None:
     shb = {name: folder / f"{name}.shb" for name in ("a", "b")}
-    figures = memory.measure(tmp_path, folder / "base.pte", TOKENS[:5], shb, "a")
+    figures = memory.measure(folder / "base.pte", TOKENS[:5], shb, "a")
     assert 1e6 < figures["private"] <= figures["proportional"] <= figures["resident"] < 1e9
 
 
