@@ -25,7 +25,7 @@ from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.schema import ExtraTensorInfo, TensorDataLocation
 from torch import Tensor, nn
 
-from .partition_once import code_written_once
+from .faster_lowering import faster_lowering
 from .program_checks import named_tensors
 from .program_file import NAME_MAP_METHOD, PACKED_KEYS_METHOD
 from .quantize import weight_codes
@@ -101,7 +101,7 @@ def lower(
     is_external: bool,
 ) -> Lowered:
     """Write program.pte, and weights.ptd beside it if `is_external`."""
-    with warnings.catch_warnings(), torch.no_grad(), code_written_once():
+    with warnings.catch_warnings(), torch.no_grad(), faster_lowering():
         # What torch and executorch deprecate in each other is nothing to the user of this function.
         warnings.simplefilter("ignore")
         exported = torch.export.export(module, example_inputs, dynamic_shapes=dynamic_shapes)
