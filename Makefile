@@ -230,10 +230,15 @@ build/cpp-arm/build.ninja: $(EXECUTORCH_ARM)/executorch/version.py | setup $(STA
 	  -DSHIRA_WITH_EXECUTORCH=ON -DExecuTorchWheel_ROOT=$(CURDIR)/$(EXECUTORCH_ARM)/executorch \
 	  -DGTest_ROOT=$(CURDIR)/build/gtest-arm/installed
 
+QEMU_AARCH64 ?= build/emulator/qemu-aarch64
+build/emulator/qemu-aarch64:
+	@echo "set-up: an emulator of newer processors"
+	@tests/arm/get-emulator $(@D) || { echo "QEMU_AARCH64=qemu-aarch64-static takes the system's"; exit 1; }
+
 .PHONY: test-arm
-test-arm: build/cpp-arm/build.ninja ## C++ tests for 64-bit ARM in an emulator; installs a cross compiler
+test-arm: build/cpp-arm/build.ninja | $(filter build/%,$(QEMU_AARCH64)) ## C++ tests for 64-bit ARM in an emulator; installs a cross compiler
 	@cmake --build build/cpp-arm -j $(JOBS) --target $(ARM_TESTS)
-	@tests/arm/run build/cpp-arm
+	@QEMU_AARCH64=$(QEMU_AARCH64) tests/arm/run build/cpp-arm
 
 # Other x86-64 processors, emulated: XNNPACK packs weights differently for each.
 .PHONY: test-x86
