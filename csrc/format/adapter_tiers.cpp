@@ -13,9 +13,9 @@ namespace shira {
 namespace {
 
 /// Goes through a list run by run; an entry is a run of length 1.
-class RunCursor {
+class ListCursor {
  public:
-  explicit RunCursor(const IndexList& list)
+  explicit ListCursor(const IndexList& list)
       : runs_(list.runs.data()),
         entries_(list.entries.data()),
         count_(list.is_runs() ? list.runs.size() : list.entries.size()),
@@ -56,7 +56,7 @@ class RunCursor {
 /// Calls keep(part, start, length) for the runs of all parts, ascending.
 template <typename Keep>
 void walk_merged(const IndexLists& parts, Keep keep) {
-  std::vector<RunCursor> cursors;
+  std::vector<ListCursor> cursors;
   for (const auto& part : parts) cursors.emplace_back(*part);
   while (true) {
     size_t first = 0;
@@ -90,8 +90,8 @@ Result<Array<uint8_t>> merge_values_as(const IndexLists& parts,
 }  // namespace
 
 bool overlap(const IndexList& a, const IndexList& b) {
-  RunCursor left(a);
-  RunCursor right(b);
+  ListCursor left(a);
+  ListCursor right(b);
   while (!left.is_done() && !right.is_done()) {
     if (left.end() <= right.start()) {
       left.next();

@@ -20,8 +20,8 @@ struct TensorSpec {
   std::vector<uint32_t> dims;
   uint8_t* data = nullptr;         // aligned to the element size
   std::shared_ptr<Region> region;  // keeps or checks the memory
-  std::string
-      shares_storage_with;  // name of another tensor with the same bytes; patching is then refused
+  /// Name of another tensor with the same bytes; patching is then refused.
+  std::string shares_storage_with;
   std::shared_ptr<const ElementLayout> layout{};  // null: none
 };
 
