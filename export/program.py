@@ -40,7 +40,13 @@ from .program_checks import (
     shared_groups,
 )
 from .program_file import ProgramTensor, read_program_tensors
-from .quantize import DEFAULT_GROUP_SIZE, EmbeddingBits, Quantize, quantize_module
+from .quantize import (
+    DEFAULT_GROUP_SIZE,
+    EmbeddingBits,
+    Quantize,
+    name_folded_weights,
+    quantize_module,
+)
 
 __all__ = [
     "Backend",
@@ -128,7 +134,8 @@ def export_program(
             the program, and can be switched where our own engine loads it.
         quantize: what becomes of linear layers: "8da8w", "8da4w" or "8da4w-channel" for XNNPACK,
             "8w" for the portable operator; see `quantize_module`. A module that torchao has
-            quantized already is taken as it is.
+            quantized already is taken as it is; the codes of a graph from `convert_pt2e` get the
+            names of the weights that they were made of.
         group_size: columns that share a scale in "8da4w".
         embedding_bits: 8 or 4 for embeddings of integer codes, which portable operators look up.
         dynamic_shapes: passed to torch.export.export.
@@ -154,6 +161,10 @@ def export_program(
         raise ExportError("the module is in training mode; call .eval() before the export")
     if quantize in _DELEGATED_ONLY and backend != "xnnpack":
         raise ExportError(f"{quantize} computes in integers, for which only xnnpack has operators")
+    if isinstance(module, torch.fx.GraphModule):
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            module = name_folded_weights(module)
     names = dict(name_map or {})
     check_name_map(module, names)
     if quantize is not None or embedding_bits is not None:

@@ -155,14 +155,68 @@ def _fold_weights(module: torch.fx.GraphModule) -> None:
             raise ExportError(
                 f"{name}: cannot be quantized, because it is also used in another way"
             )
-        path, _, leaf = name.rpartition(".")
-        owner = module.get_submodule(path)
-        delattr(owner, leaf)
-        owner.register_buffer(leaf, codes[0])
+        _put_codes(module, name, codes[0])
         for node, args in zip(nodes, arguments, strict=True):
             node.replace_all_uses_with(args[0])
             module.graph.erase_node(node)
     module.recompile()
+
+
+def name_folded_weights(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Give folded weights of a graph that a quantizer converted the names that they had before.
+
+    `convert_pt2e` puts codes into constants of its own, `_frozen_param0` and so on, and leaves the
+    float weights beside them. Codes take the name of the weight of the linear layer that they are
+    multiplied in, if that weight is still there and quantizing it gives exactly these codes.
+
+    Returns:
+        A copy with the new names, or the module itself if there is nothing to name.
+    """
+    if not any(name.startswith("_frozen_param") for name, _ in module.named_buffers()):
+        return module
+    copied = copy.deepcopy(module)
+    operators = torch.ops.quantized_decomposed
+    names: dict[str, str] = {}
+    for node in copied.graph.nodes:
+        codes = node.args[0] if node.target == operators.dequantize_per_channel.default else None
+        if codes is None or codes.op != "get_attr" or codes.target in names:
+            continue
+        for layer in node.users:
+            name = _layer_weight(copied, layer)
+            if name is None or name in names.values():
+                continue
+            constants = [_attribute(copied, arg.target) for arg in node.args[:3]]
+            expected = operators.quantize_per_channel(
+                _attribute(copied, name), *constants[1:], *node.args[3:7]
+            )
+            if torch.equal(expected, constants[0]):
+                names[codes.target] = name
+                break
+    for old, name in names.items():
+        _put_codes(copied, name, _attribute(copied, old))
+        delattr(copied, old)
+    for node in copied.graph.nodes:
+        if node.op == "get_attr" and node.target in names:
+            node.target = names[node.target]
+    copied.recompile()
+    return copied
+
+
+def _layer_weight(module: torch.fx.GraphModule, node: torch.fx.Node) -> str | None:
+    """The name of the float weight of the layer that `node` computes, if the module has it."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    if node.target != torch.ops.aten.linear.default or not stack:
+        return None
+    name = f"{stack[-1][0]}.weight"
+    return name if name in dict(module.named_parameters(remove_duplicate=False)) else None
+
+
+def _put_codes(module: nn.Module, name: str, codes: Tensor) -> None:
+    """Register codes as a buffer in the place of a weight."""
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    delattr(owner, leaf)
+    owner.register_buffer(leaf, codes)
 
 
 def _attribute(module: nn.Module, name: str) -> Tensor:
