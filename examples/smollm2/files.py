@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
@@ -113,6 +114,9 @@ def _export(programs: Mapping[Path, tuple[Kind, bool]]) -> None:
 
 
 def _export_one(path: Path, kind: Kind, with_lora: bool) -> float:
+    # At their import they warn of missing kernels for GPUs, and of each other.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     # Not above: it imports the compiler.
     from examples.smollm2.export_program import export_decoder
 
