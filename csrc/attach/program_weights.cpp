@@ -78,6 +78,10 @@ class WeightReader {
       for (uint32_t d = 0; d < delegates.count && buffer_.ok(); ++d) {
         const FlatTable delegate = plan.item(delegates, d);
         const std::string_view id = delegate.string(kBackendDelegateId);
+        if (id.empty()) {
+          buffer_.fail(delegate.position(), "a delegate has no name");
+          return;
+        }
         if (id != kXnnpack) {
           other_delegates_[id].insert(method);
           continue;
@@ -183,7 +187,7 @@ class WeightReader {
   Result<void> add_other_delegate(std::string_view id, const Methods& methods) {
     ProgramWeight weight;
     weight.owner = std::string(id);
-    weight.name = id.empty() ? std::string("(a delegate without a name)") : weight.owner;
+    weight.name = weight.owner;
     weight.why_not = "only what XNNPACK packs can be switched inside of a delegate";
     return add(std::move(weight), methods);
   }

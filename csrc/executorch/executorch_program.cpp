@@ -19,6 +19,7 @@
 #include "attach/program_file.h"
 #include "attach/program_weights.h"
 #include "base/stopwatch.h"
+#include "executorch/load_failure.h"
 #include "executorch/loaded_method.h"
 #include "executorch/log_capture.h"
 #include "executorch/packed_cache.h"
@@ -77,6 +78,7 @@ struct ExecutorchProgram::State {
   std::unique_ptr<PackedCache> packed_cache;
   et::BackendOptions<2> xnnpack_options;
   et::LoadBackendOptionsMap backend_options;
+  ProgramWeights weights;
   std::vector<std::string> method_names;  // of the file, in its order
   std::vector<std::unique_ptr<LoadedMethod>> methods;
   PackedCacheIndex packed_index;
@@ -89,8 +91,10 @@ struct ExecutorchProgram::State {
   Result<void> give_xnnpack_a_cache();
   Result<void> load_methods(std::vector<std::string> wanted);
   Result<void> attach();
-  Result<std::vector<TensorSpec>> attach_packed(const ProgramWeights& weights);
-  Result<std::vector<TensorSpec>> attach_mapped(size_t file_index, const ProgramWeights& weights);
+  std::vector<ByteReader> file_bytes() const;
+  Result<void> read_weights();
+  Result<std::vector<TensorSpec>> attach_packed();
+  Result<std::vector<TensorSpec>> attach_mapped(size_t file_index);
   std::string why_not_held(const std::string& name, const void* place) const;
   LoadedMethod* find(const std::string& name) const;
   Error no_such_method(const std::string& name) const;
@@ -157,6 +161,21 @@ Result<void> ExecutorchProgram::State::give_xnnpack_a_cache() {
   return {};
 }
 
+std::vector<ByteReader> ExecutorchProgram::State::file_bytes() const {
+  std::vector<ByteReader> bytes;
+  for (const auto& file : files)
+    bytes.emplace_back(file->mapping->data(), file->mapping->size_bytes());
+  return bytes;
+}
+
+/// Before ExecuTorch loads a method: it checks less of what a file says.
+Result<void> ExecutorchProgram::State::read_weights() {
+  std::vector<std::string> labels;
+  for (const auto& file : files) labels.push_back(file->tables.path);
+  SHIRA_ASSIGN(weights, parse_program_weights(file_bytes(), labels));
+  return {};
+}
+
 Result<void> ExecutorchProgram::State::load_methods(std::vector<std::string> wanted) {
   if (wanted.empty()) wanted = method_names;
   for (const std::string& name : wanted) {
@@ -174,8 +193,7 @@ Result<void> ExecutorchProgram::State::load_methods(std::vector<std::string> wan
     Result<std::unique_ptr<LoadedMethod>> method =
         LoadedMethod::load(*image, name, data, backend_options);
     if (!method.ok()) {
-      if (files.size() == 1 && method.error().status == Status::BAD_PROGRAM_FILE)
-        method.error().message += " (are its weights in a .ptd file? Then data_path names it)";
+      explain_load_failure(weights, file_bytes(), &method.error());
       return method.error();
     }
     methods.push_back(std::move(method.value()));
@@ -201,8 +219,7 @@ std::string ExecutorchProgram::State::why_not_held(const std::string& name,
 }
 
 /// Weights that a delegate has packed.
-Result<std::vector<TensorSpec>> ExecutorchProgram::State::attach_packed(
-    const ProgramWeights& weights) {
+Result<std::vector<TensorSpec>> ExecutorchProgram::State::attach_packed() {
   if (!packed_cache) return std::vector<TensorSpec>{};
   std::vector<std::shared_ptr<PrivateMapping>> mappings;
   for (const auto& file : files) mappings.push_back(file->mapping);
@@ -216,8 +233,7 @@ Result<std::vector<TensorSpec>> ExecutorchProgram::State::attach_packed(
 }
 
 /// Weights that kernels read where the file is mapped: plain ones, and tables of codes.
-Result<std::vector<TensorSpec>> ExecutorchProgram::State::attach_mapped(
-    size_t file_index, const ProgramWeights& weights) {
+Result<std::vector<TensorSpec>> ExecutorchProgram::State::attach_mapped(size_t file_index) {
   const ModelFile& file = *files[file_index];
   std::vector<TensorSpec> specs;
   const auto add = [&](const std::string& name, uint64_t offset_bytes, const std::string& why_not,
@@ -257,21 +273,14 @@ Result<std::vector<TensorSpec>> ExecutorchProgram::State::attach_mapped(
 
 Result<void> ExecutorchProgram::State::attach() {
   Stopwatch stage;
-  std::vector<ByteReader> bytes;
-  std::vector<std::string> labels;
-  for (const auto& file : files) {
-    bytes.emplace_back(file->mapping->data(), file->mapping->size_bytes());
-    labels.push_back(file->tables.path);
-  }
-  SHIRA_ASSIGN(const ProgramWeights weights, parse_program_weights(bytes, labels));
   for (const ProgramWeight& weight : weights.weights) {
     if (weight.storage == WeightStorage::unknown) unpatchable.emplace(weight.name, weight.why_not);
   }
-  load_report.attach_ns = stage.lap();
-  SHIRA_ASSIGN(std::vector<TensorSpec> specs, attach_packed(weights));
+  load_report.attach_ns += stage.lap();
+  SHIRA_ASSIGN(std::vector<TensorSpec> specs, attach_packed());
   load_report.compare_ns = stage.lap();
   for (size_t i = 0; i < files.size(); ++i) {
-    SHIRA_ASSIGN(std::vector<TensorSpec> mapped, attach_mapped(i, weights));
+    SHIRA_ASSIGN(std::vector<TensorSpec> mapped, attach_mapped(i));
     std::move(mapped.begin(), mapped.end(), std::back_inserter(specs));
     files[i]->mapping->keep_pages();
   }
@@ -310,6 +319,8 @@ Result<std::unique_ptr<ExecutorchProgram>> ExecutorchProgram::load(const std::st
     Stopwatch stage;
     SHIRA_TRY(state->open(path, options.data_paths));
     report.open_ns = stage.lap();
+    SHIRA_TRY(state->read_weights());
+    report.attach_ns = stage.lap();
     SHIRA_TRY(state->load_methods(options.methods));
     report.methods_ns = stage.lap();
     return state->attach();

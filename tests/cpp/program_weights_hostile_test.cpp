@@ -73,6 +73,8 @@ const std::vector<Case>& catalogue() {
       // The delegate
       {"another delegate", "QnnpackBackend", "only what XNNPACK packs",
        [](V* v) { v->put<char>(v->child(v->item(v->plan(), 7, 0), 0) + 4, 'Q'); }},
+      {"a delegate without a name", nullptr, "a delegate has no name",
+       [](V* v) { v->put<uint32_t>(v->child(v->item(v->plan(), 7, 0), 0), 0); }},
       {"no such segment", nullptr, "payload",
        [](V* v) { v->put<uint32_t>(v->field(v->processed(), 1), 5); }},
       {"no such inline data", nullptr, "payload",
