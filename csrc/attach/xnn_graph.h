@@ -32,7 +32,6 @@ Result<std::optional<XnnPayload>> parse_xnn_header(const ByteReader& head, const
 struct XnnData {
   std::string key;  // empty: `range` lies in the program's file
   FileRange range;  // with a key: only its size, 0 where that is not known
-  bool is_there() const { return !key.empty() || range.size_bytes != 0; }
 };
 
 /// A constant that a node of the graph reads; see ProgramWeight for the fields.

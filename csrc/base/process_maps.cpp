@@ -231,15 +231,6 @@ const MemoryArea* ProcessMaps::find(uintptr_t address) const {
   return address < area.end ? &area : nullptr;
 }
 
-bool ProcessMaps::is_writable(uintptr_t begin, uintptr_t end) const {
-  while (begin < end) {
-    const MemoryArea* area = find(begin);
-    if (area == nullptr || !area->readable || !area->writable) return false;
-    begin = area->end;
-  }
-  return true;
-}
-
 size_t page_bytes() {
   static const auto bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   return bytes;

@@ -52,9 +52,6 @@ class ProcessMaps {
   /// The area that contains `address`, or nullptr.
   const MemoryArea* find(uintptr_t address) const;
 
-  /// True when every byte of [begin, end) lies in areas that are readable and writable.
-  bool is_writable(uintptr_t begin, uintptr_t end) const;
-
  private:
   ProcessMaps() = default;
   ProcessMaps(Array<char> text, size_t text_bytes);

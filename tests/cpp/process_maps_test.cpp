@@ -97,31 +97,20 @@ TEST(ProcessMaps, FindsTheAreaOfAnAddress) {
   EXPECT_EQ(parsed("").find(0x1000), nullptr);
 }
 
-TEST(ProcessMaps, WritableNeedsEveryByte) {
-  const ProcessMaps maps = parsed(
-      "1000-2000 r--p 00000000 fe:01 9 /a\n"
-      "2000-3000 rw-p 00000000 fe:01 9 /b\n"
-      "3000-4000 rw-p 00000000 00:00 0\n"
-      "4000-5000 -w-p 00000000 00:00 0\n"
-      "6000-7000 rw-p 00000000 00:00 0\n");
-  EXPECT_TRUE(maps.is_writable(0x2000, 0x4000));
-  EXPECT_TRUE(maps.is_writable(0x2fff, 0x3001));
-  EXPECT_FALSE(maps.is_writable(0x1fff, 0x2001));
-  EXPECT_FALSE(maps.is_writable(0x3fff, 0x4001));
-  EXPECT_FALSE(maps.is_writable(0x6fff, 0x7001));
-  EXPECT_FALSE(maps.is_writable(0x5000, 0x6800));
-}
-
 TEST(ProcessMaps, SeesAMappingComeAndGo) {
   const size_t length = 2 * page_bytes();
   void* memory = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(memory, MAP_FAILED);
   const auto begin = reinterpret_cast<uintptr_t>(memory);
-  Result<ProcessMaps> before = ProcessMaps::read();
+  const Result<ProcessMaps> before = ProcessMaps::read();
   ASSERT_TRUE(before.ok());
-  EXPECT_TRUE(before.value().is_writable(begin, begin + length));
+  ASSERT_NE(before.value().find(begin), nullptr);
+  EXPECT_TRUE(before.value().find(begin)->writable);
   ASSERT_EQ(mprotect(memory, page_bytes(), PROT_READ), 0);
-  EXPECT_FALSE(ProcessMaps::read().value().is_writable(begin, begin + length));
+  const Result<ProcessMaps> after = ProcessMaps::read();
+  ASSERT_NE(after.value().find(begin), nullptr);
+  EXPECT_FALSE(after.value().find(begin)->writable);
+  EXPECT_TRUE(after.value().find(begin + page_bytes())->writable);
   ASSERT_EQ(munmap(memory, length), 0);
   EXPECT_EQ(ProcessMaps::read().value().find(begin), nullptr);
 }
