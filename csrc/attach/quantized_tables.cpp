@@ -86,6 +86,12 @@ class CallReader {
     values_ = plan.vector(kExecutionPlanValues, sizeof(uint32_t));
     plan_ = plan;
     method_ = plan.string(kExecutionPlanName);
+    // ExecuTorch ends the process where an output is none of the values.
+    const FlatVector outputs = plan.vector(kExecutionPlanOutputs, sizeof(int32_t));
+    for (uint32_t i = 0; i < outputs.count && buffer_.ok(); ++i) {
+      if (value_number(outputs, i) == UINT32_MAX)
+        buffer_.fail(outputs.position, "an output of a method is no value");
+    }
     constant_of_value_.assign(values_.count, kNone);
     std::vector<FlatTable> lists;
     for (uint32_t v = 0; v < values_.count && buffer_.ok(); ++v) {

@@ -75,6 +75,8 @@ const std::vector<Case>& catalogue() {
        [](V* v) { v->put<char>(v->child(v->item(v->plan(), 7, 0), 0) + 4, 'Q'); }},
       {"a delegate without a name", nullptr, "a delegate has no name",
        [](V* v) { v->put<uint32_t>(v->child(v->item(v->plan(), 7, 0), 0), 0); }},
+      {"an output that is no value", nullptr, "no value",
+       [](V* v) { v->put<int32_t>(v->child(v->plan(1), 4) + 4, -1); }},
       {"no such segment", nullptr, "payload",
        [](V* v) { v->put<uint32_t>(v->field(v->processed(), 1), 5); }},
       {"no such inline data", nullptr, "payload",
