@@ -135,20 +135,20 @@ Result<void> unite_touches(const TensorSpec& spec, const Touch* touches, size_t 
     patch->originals = touches[0].originals;
     return {};
   }
-  const auto list_of = [&](size_t i) -> const IndexList& {
-    return *touches[i].bound->positions->list;
-  };
-  SHIRA_ASSIGN(IndexList stack, unite(list_of(0), list_of(1)));
+  const auto of = [&](size_t i) -> const Positions& { return *touches[i].bound->positions; };
+  SHIRA_ASSIGN(IndexList stack, unite(*of(0).list, *of(1).list));
+  SHIRA_ASSIGN(PageSet pages, PageSet::unite(of(0).pages, of(1).pages));
   for (size_t i = 2; i < touch_count; ++i) {
-    SHIRA_ASSIGN(stack, unite(stack, list_of(i)));
+    SHIRA_ASSIGN(stack, unite(stack, *of(i).list));
+    SHIRA_ASSIGN(pages, PageSet::unite(pages, of(i).pages));
   }
   SHIRA_ASSIGN(patch->positions,
-               Positions::make(std::make_shared<IndexList>(std::move(stack)), spec));
+               Positions::make(std::make_shared<IndexList>(std::move(stack)), std::move(pages)));
   const size_t element_bytes = dtype_bytes(spec.dtype);
   SHIRA_ASSIGN(Bytes originals, Bytes::make(patch->positions->count() * element_bytes));
   for (size_t i = 0; i < touch_count; ++i) {
-    copy_common(list_of(i), touches[i].originals->data(), *patch->positions->list, originals.data(),
-                element_bytes);
+    copy_common(*of(i).list, touches[i].originals->data(), *patch->positions->list,
+                originals.data(), element_bytes);
   }
   patch->originals = std::make_shared<Bytes>(std::move(originals));
   return {};

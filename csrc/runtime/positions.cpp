@@ -63,6 +63,16 @@ Result<PageSet> PageSet::make(const IndexList& list, const TensorSpec& tensor,
   return pages;
 }
 
+Result<PageSet> PageSet::unite(const PageSet& a, const PageSet& b) {
+  const PageSet& longer = a.words_.size() < b.words_.size() ? b : a;
+  const PageSet& shorter = &longer == &a ? b : a;
+  PageSet both;
+  SHIRA_ASSIGN(both.words_, Array<uint64_t>::make(longer.words_.size()));
+  std::copy_n(longer.words_.data(), longer.words_.size(), both.words_.data());
+  for (size_t i = 0; i < shorter.words_.size(); ++i) both.words_[i] |= shorter.words_[i];
+  return both;
+}
+
 uint64_t PageSet::count_union(const PageSet& a, const PageSet& b) {
   uint64_t page_count = 0;
   for (size_t i = 0; i < std::max(a.words_.size(), b.words_.size()); ++i) {
@@ -95,9 +105,15 @@ void PageSet::mark_all(const IndexList& list, const ElementLayout& layout, uint6
 
 Result<std::shared_ptr<const Positions>> Positions::make(std::shared_ptr<const IndexList> list,
                                                          const TensorSpec& tensor) {
+  SHIRA_ASSIGN(PageSet pages, PageSet::make(*list, tensor));
+  return make(std::move(list), std::move(pages));
+}
+
+Result<std::shared_ptr<const Positions>> Positions::make(std::shared_ptr<const IndexList> list,
+                                                         PageSet pages) {
   auto positions = std::make_shared<Positions>();
   SHIRA_ASSIGN(positions->marks, mark_places(*list));
-  SHIRA_ASSIGN(positions->pages, PageSet::make(*list, tensor));
+  positions->pages = std::move(pages);
   positions->list = std::move(list);
   return std::shared_ptr<const Positions>(std::move(positions));
 }

@@ -41,6 +41,9 @@ class PageSet {
   static Result<PageSet> make(const IndexList& list, const TensorSpec& tensor,
                               uint64_t page_size_bytes = page_bytes());
 
+  /// Pages in either set. OUT_OF_MEMORY. REQUIRES: both are of the same tensor.
+  static Result<PageSet> unite(const PageSet& a, const PageSet& b);
+
   uint64_t count() const { return count_union(*this, PageSet{}); }
 
   /// The bits, 64 pages a word; page 0 is the one with the tensor's first byte.
@@ -70,8 +73,12 @@ struct Positions {
 
   uint64_t count() const { return list->entry_count; }
 
+  /// OUT_OF_MEMORY.
   static Result<std::shared_ptr<const Positions>> make(std::shared_ptr<const IndexList> list,
                                                        const TensorSpec& tensor);
+  /// With the list's pages where they are known.
+  static Result<std::shared_ptr<const Positions>> make(std::shared_ptr<const IndexList> list,
+                                                       PageSet pages);
 };
 
 }  // namespace shira

@@ -187,6 +187,8 @@ TEST(Positions, CountsDistinctPagesByAddress) {
     EXPECT_EQ(a->pages.count(), both.size());
     both.merge(pages_of(set_b));
     EXPECT_EQ(PageSet::count_union(a->pages, b->pages), both.size());
+    EXPECT_EQ(PageSet::unite(a->pages, b->pages).value().count(), both.size());
+    EXPECT_EQ(PageSet::unite(b->pages, a->pages).value().count(), both.size());
   }
 }
 
