@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .faster_lowering import faster_lowering
 from .program_checks import named_tensors
-from .program_file import NAME_MAP_METHOD, PACKED_KEYS_METHOD
+from .program_file import NAME_MAP_METHOD, PACKED_KEYS_METHOD, PackedWeight
 from .quantize import weight_codes
 
 Backend = Literal["portable", "xnnpack"]
@@ -54,13 +54,13 @@ class Lowered:
 
     Attributes:
         delegated: names of those that a delegate has consumed.
-        packed: name -> key in the program's named data, for the weights of linear layers among
-            them that nothing else in the program uses.
+        packed: names and keys, for the weights of linear layers among them that nothing outside of
+            the delegate uses, and for their biases.
         unused: parameters that no output depends on.
     """
 
     delegated: tuple[str, ...]
-    packed: dict[str, str]
+    packed: tuple[PackedWeight, ...]
     unused: tuple[str, ...]
 
 
@@ -125,10 +125,11 @@ def lower(
             for part in parts
             for name in _module_names(part.original_module.graph_signature).values()
         )
-        packed = _packed_keys(module, parts, _module_names(remaining.graph_signature).values())
+        outside = frozenset(_module_names(remaining.graph_signature).values())
+        packed = _packed_weights(module, parts, outside)
         if packed:
             # The keys are known only now, and the manager takes constant methods at its creation.
-            lines = "".join(f"{name}\t{key}\n" for name, key in packed.items())
+            lines = "".join(weight.line for weight in packed)
             edge._config_methods = {**(edge._config_methods or {}), PACKED_KEYS_METHOD: lines}
         # A weight that a delegate has packed may also be used outside of it. Nobody may patch that
         # half alone, so it stays in the program without a name.
@@ -172,39 +173,75 @@ def _module_names(signature: Any) -> dict[str, str]:
     return {node: _PART_OF_PARAMETER.sub(r"\1", name) for node, name in names.items()}
 
 
-def _packed_keys(
-    module: nn.Module, parts: Iterable[Any], remaining: Iterable[str]
-) -> dict[str, str]:
-    """Find the keys under which XNNPACK keeps the weights of linear layers, sorted by name.
+def _packed_weights(
+    module: nn.Module, parts: Sequence[Any], outside: frozenset[str]
+) -> tuple[PackedWeight, ...]:
+    """Find the keys under which XNNPACK keeps weights of linear layers and their biases, sorted.
 
-    XNNPACK knows its data by the SHA-256 of its bytes only, so each weight is serialized here as it
-    is there. One that also lies in the program outside of the delegate (`remaining`) is left out:
-    nobody may patch either half alone.
+    XNNPACK knows its data by the SHA-256 of its bytes only, so each tensor is serialized here as it
+    is there. A weight that also lies in the program outside of the delegate is left out, and such a
+    bias, or one that is used as anything else, gets no name: nobody may patch either half alone.
     """
     tensors = dict(named_tensors(module))
-    remaining = set(remaining)
-    keys = {}
+    unnamed = outside.union(*(_other_uses(part.original_module) for part in parts))
+    found = set()
     for part in parts:
         stored = part.named_data_store_output.pte_data
-        for name in _linear_weights(part.original_module):
-            if name not in remaining and name in tensors:
-                for content in _serializations(weight_codes(tensors[name])):
-                    key = hashlib.sha256(content).hexdigest()
-                    if key in stored:
-                        keys[name] = key
-    return dict(sorted(keys.items()))
+        for name, bias in _linear_layers(part.original_module):
+            if name in outside or name not in tensors:
+                continue
+            key = _stored_key(weight_codes(tensors[name]), stored)
+            if key is None:
+                continue
+            bias_key: str | None = ""
+            if bias != "":
+                bias_key = _stored_key(tensors[bias], stored) if bias in tensors else None
+            if not bias or bias in unnamed or not bias_key:
+                bias = ""
+            found.add(PackedWeight(name, key, bias, bias_key))
+    return tuple(sorted(found, key=lambda weight: weight.line))
 
 
-def _linear_weights(program: Any) -> Iterator[str]:
-    """Names of the constants that linear layers take as their weights, as they are or scaled."""
+def _stored_key(tensor: Tensor, stored: Mapping[str, Any]) -> str | None:
+    keys = [hashlib.sha256(content).hexdigest() for content in _serializations(tensor)]
+    return next((key for key in reversed(keys) if key in stored), None)
+
+
+def _linear_layers(program: Any) -> Iterator[tuple[str, str | None]]:
+    """Names of the constants that a linear layer takes as its weight, as it is or scaled, and bias.
+
+    The bias is "" where there is none, and None where it is not a constant as it is.
+    """
     names = _module_names(program.graph_signature)
     for node in program.graph.nodes:
-        if node.op == "call_function" and "aten.linear." in str(node.target):
+        if _is_linear(node):
             weight = node.args[1]
             while weight.op == "call_function":
                 weight = weight.args[0]
+            bias = _bias_of(node)
             if weight.name in names:
-                yield names[weight.name]
+                yield names[weight.name], "" if bias is None else names.get(bias.name)
+
+
+def _other_uses(program: Any) -> Iterator[str]:
+    """Names of the constants that are used as anything but a linear layer's bias."""
+    names = _module_names(program.graph_signature)
+    for node in program.graph.nodes:
+        if node.name not in names:
+            continue
+        if any(
+            not _is_linear(user) or node is not _bias_of(user) or node in user.args[:2]
+            for user in node.users
+        ):
+            yield names[node.name]
+
+
+def _is_linear(node: Any) -> bool:
+    return node.op == "call_function" and "aten.linear." in str(node.target)
+
+
+def _bias_of(linear: Any) -> Any:
+    return linear.args[2] if len(linear.args) > 2 else linear.kwargs.get("bias")
 
 
 def _serializations(weight: Tensor) -> Iterator[bytes]:

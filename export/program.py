@@ -40,6 +40,7 @@ from .program_checks import (
     shared_groups,
 )
 from .program_file import ProgramTensor, read_program_tensors
+from .program_weights import read_packed_names
 from .quantize import (
     DEFAULT_GROUP_SIZE,
     EmbeddingBits,
@@ -74,6 +75,7 @@ class ProgramReport:
             them that are in `packed`.
         packed: weights of linear layers that the delegate packs: name -> key of their bytes in the
             program's named data.
+        packed_biases: the same of the biases that it packs beside them.
         unused: parameters that no output depends on; they are not in the program.
         missing: parameters that are used and yet not in the program, or not with the module's
             bytes (empty unless allow_missing).
@@ -89,6 +91,7 @@ class ProgramReport:
     tensors: dict[str, ProgramTensor]
     delegated: tuple[str, ...]
     packed: dict[str, str]
+    packed_biases: dict[str, str]
     unused: tuple[str, ...]
     missing: tuple[str, ...]
     shared: tuple[tuple[str, ...], ...]
@@ -165,7 +168,7 @@ def export_program(
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             module = name_folded_weights(module)
-    names = dict(name_map or {})
+    original, names = module, dict(name_map or {})
     check_name_map(module, names)
     if quantize is not None or embedding_bits is not None:
         with warnings.catch_warnings(), torch.no_grad():
@@ -192,7 +195,10 @@ def export_program(
             tensors |= _placed(written_data, data_path)
         check_layout(tensors)
         check_packed(written, lowered.packed)
-        shared = shared_groups(module, tensors, lowered.packed, allow_shared)
+        listed = {weight.name for weight in lowered.packed}
+        packed_names = read_packed_names(written).items()
+        packings = {name: packed_name for name, packed_name in packed_names if name in listed}
+        shared = shared_groups(module, original, tensors, packings, allow_shared)
         # Constants that the compiler made, such as the 2 in 2 * x, count only where they share.
         known = {name for name, _ in named_tensors(module)}
         tensors = {name: tensor for name, tensor in tensors.items() if name in known}
@@ -217,7 +223,8 @@ def export_program(
         backend,
         tensors,
         lowered.delegated,
-        lowered.packed,
+        {weight.name: weight.key for weight in lowered.packed},
+        {weight.bias: weight.bias_key or "" for weight in lowered.packed if weight.bias},
         lowered.unused,
         missing,
         shared,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ExportError
-from .program_file import ProgramTensor, read_named_data, read_packed_keys, shared_storage
+from .program_file import (
+    PackedWeight,
+    ProgramTensor,
+    read_named_data,
+    read_packed_keys,
+    read_packed_weights,
+    shared_storage,
+)
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -38,29 +45,30 @@ def check_layout(tensors: Mapping[str, ProgramTensor]) -> None:
         )
 
 
-def check_packed(program_path: Path, packed: Mapping[str, str]) -> None:
-    """Refuse a program that does not name, under the right key, the bytes of a packed weight.
+def check_packed(program_path: Path, packed: Sequence[PackedWeight]) -> None:
+    """Refuse a program that does not name, under the right key, the bytes of what is packed.
 
     Args:
         program_path: the .pte as written.
-        packed: name -> SHA-256 of the weight's bytes as XNNPACK stores them.
+        packed: weights and biases, each with the SHA-256 of its bytes as XNNPACK stores them.
 
     Raises:
         ExportError: the names or the bytes differ.
     """
-    if read_packed_keys(program_path) != packed:
+    if read_packed_weights(program_path) != list(packed):
         raise ExportError("the program does not list the weights that its delegate packs")
     places = read_named_data(program_path)
     with program_path.open("rb") as stream:
-        for name, key in packed.items():
+        for name, key in read_packed_keys(program_path).items():
             start, end = places.get(key, (0, 0))
             stream.seek(start)
             if hashlib.sha256(stream.read(end - start)).hexdigest() != key:
-                raise ExportError(f"the program has lost or changed the codes of {name}")
+                raise ExportError(f"the program has lost or changed the bytes of {name}")
 
 
 def shared_groups(
     module: nn.Module,
+    original: nn.Module,
     tensors: Mapping[str, ProgramTensor],
     packed: Mapping[str, str],
     allow_shared: bool,
@@ -69,8 +77,10 @@ def shared_groups(
 
     Args:
         module: that was exported.
+        original: what it was before it was quantized, which unties the weights of linear layers.
         tensors: found in the files, those without a name included.
-        packed: name -> key of the weights that a delegate packs; it packs equal keys once.
+        packed: name -> what the delegate calls its packing, of the weights that one packs: those of
+            one name are packed once.
         allow_shared: give groups with trained parameters as well, instead of refusing.
 
     Raises:
@@ -87,10 +97,15 @@ def shared_groups(
             group |= tied.get(name, set())
     in_file = set().union(*groups) if groups else set()
     groups += [set(g) for g in aliases.values() if len(g) > 1 and not in_file.intersection(g)]
-    by_key: dict[str, set[str]] = defaultdict(set)
-    for name, key in packed.items():
-        by_key[key].add(name)
-    groups += [group for group in by_key.values() if len(group) > 1 and group not in groups]
+    by_packing: dict[str | Tensor, set[str]] = defaultdict(set)
+    for name, packed_name in packed.items():
+        by_packing[packed_name].add(name)
+    for name, parameter in original.named_parameters(remove_duplicate=False):
+        if name in packed:
+            by_packing[parameter].add(name)
+    for group in by_packing.values():
+        if len(group) > 1 and group not in groups:
+            groups.append(group)
     known = {name for name, _ in named_tensors(module)}
     shared = tuple(sorted(tuple(sorted(group)) for group in groups if group & known))
 

@@ -34,8 +34,7 @@ from .flatbuffer import Flatbuffer, FlatTable
 #: Name of the constant method in which a program carries its name map (JSON, program -> training).
 NAME_MAP_METHOD = "shira_name_map"
 
-#: Name of the constant method that names the weights which a delegate packs: a line for each, with
-#: the weight's name, a tab and the key of its bytes among the program's named data.
+#: Name of the constant method that names the weights which a delegate packs: see PackedWeight.line.
 PACKED_KEYS_METHOD = "shira_packed_weights"
 
 # ScalarType code -> (name, numpy type of the stored elements). bfloat16 is given as bit patterns.
@@ -80,6 +79,31 @@ _FLAT_LAYOUT = (0, 1, 2)
 # segments, for a .ptd start and size of both. A longer header has more fields behind.
 _PTE_HEADER, _PTD_HEADER = struct.Struct("<4sIQQ"), struct.Struct("<4sIQQQQ")
 _HEADER_AT = 8
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """The names of a weight that a delegate packs and of the bias that it packs beside it.
+
+    Attributes:
+        name: of the weight.
+        key: of its bytes among the program's named data.
+        bias: the bias's name; "" without a bias, and where something else uses it, too.
+        bias_key: as `key`; "" without a bias, None where nothing is known of one.
+    """
+
+    name: str
+    key: str
+    bias: str = ""
+    bias_key: str | None = None
+
+    @property
+    def line(self) -> str:
+        """How a program stores it: two fields, or with a `bias_key` four, with tabs between."""
+        fields = [self.name, self.key]
+        if self.bias_key is not None:
+            fields += [self.bias, self.bias_key]
+        return "\t".join(fields) + "\n"
 
 
 @dataclass(frozen=True)
@@ -192,20 +216,42 @@ def read_name_map(path: str | Path) -> dict[str, str]:
     return names
 
 
-def read_packed_keys(path: str | Path) -> dict[str, str]:
-    """Read which of a .pte's named data holds each weight that a delegate packs: name -> key.
+def read_packed_weights(path: str | Path) -> list[PackedWeight]:
+    """Read the names of the weights that a .pte's delegates pack, in the file's order.
 
     Raises:
-        ProgramFormatError: the file is damaged, or a line is not a name, a tab and a key.
+        ProgramFormatError: the file is damaged, or a line is not as PackedWeight.line.
         OSError: the file cannot be read.
     """
     text = _method_text(_open(Path(path)), PACKED_KEYS_METHOD, "the list of packed weights")
     if text is None:
-        return {}
+        return []
     *lines, rest = text.string(0).split("\n")
-    keys = dict(line.partition("\t")[::2] for line in lines)
-    if rest or len(keys) != len(lines) or any(not k or "\t" in k for k in keys.values()):
-        raise text.error("the list of packed weights is not lines of a name, a tab and a key")
+    weights = []
+    for line in lines:
+        fields = line.split("\t")
+        has_bias = len(fields) == 4 and bool(fields[3] or not fields[2])
+        if rest or not (len(fields) == 2 or has_bias) or not all(fields[:2]):
+            break
+        weights.append(PackedWeight(*fields))
+    if rest or len(weights) != len(lines):
+        raise text.error(
+            "the list of packed weights is not lines of a name, a tab and a key, with those of a"
+            " bias or without"
+        )
+    return weights
+
+
+def read_packed_keys(path: str | Path) -> dict[str, str]:
+    """Read where a .pte has what its delegates pack: name -> key in `read_named_data`.
+
+    Biases are there, too, those that have a name. Raises as `read_packed_weights`.
+    """
+    keys = {}
+    for weight in read_packed_weights(path):
+        keys[weight.name] = weight.key
+        if weight.bias:
+            keys[weight.bias] = weight.bias_key or ""
     return keys
 
 

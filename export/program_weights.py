@@ -62,20 +62,13 @@ def read_program_weights(path: Path, data_paths: Sequence[Path] = ()) -> dict[st
         ExportError: the program is damaged.
         OSError: it cannot be read.
     """
-    # Only finished programs need the compiled part of the package.
-    from shira_runtime.errors import ShiraError
-    from shira_runtime.weights import program_weights
-
     with path.open("rb") as stream:
         if stream.read(8)[4:] != _PROGRAM_MAGIC:
             return {}
-    try:
-        weights = program_weights(path, *data_paths)
-    except ShiraError as error:
-        raise ExportError(str(error)) from None
     found = {}
-    for name, weight in weights.items():
-        if weight.dtype is None or len(weight.shape) != 2:
+    for name, weight in _read(path, data_paths).items():
+        rank = 1 if weight.storage == "packed bias" else 2
+        if weight.dtype is None or len(weight.shape) != rank:
             continue
         where, dtype = f"{path}: tensor {name}", _DTYPES[weight.dtype]
         tensor = StoredTensor(where, dtype, tuple(weight.shape), weight.codes)
@@ -84,3 +77,25 @@ def read_program_weights(path: Path, data_paths: Sequence[Path] = ()) -> dict[st
             why_not = f"it shares its bytes with {weight.shares_storage_with}"
         found[name] = DelegatedWeight(tensor, why_not, weight)
     return found
+
+
+def read_packed_names(path: Path) -> dict[str, str]:
+    """Read what XNNPACK calls each weight of a .pte that it packs: it packs equal names once.
+
+    Raises:
+        ExportError: the program is damaged.
+        OSError: it cannot be read.
+    """
+    weights = _read(path).items()
+    return {name: weight.packed_name for name, weight in weights if weight.packed_name}
+
+
+def _read(path: Path, data_paths: Sequence[Path] = ()) -> dict[str, ProgramWeight]:
+    # Only finished programs need the compiled part of the package.
+    from shira_runtime.errors import ShiraError
+    from shira_runtime.weights import program_weights
+
+    try:
+        return program_weights(path, *data_paths)
+    except ShiraError as error:
+        raise ExportError(str(error)) from None

@@ -30,17 +30,21 @@ class ProgramWeight:
             "xnnpack:" and the first 16 digits of `key`.
         owner: "XnnpackBackend", another delegate, or the operator that reads the weight.
         node: the kind of node inside of a delegate, such as "XNNFullyConnected", or "".
-        storage: "packed" by the delegate when a method is loaded, "byte table" or "nibble table"
-            (read where they lie in the file), or "unknown".
+        storage: "packed" by the delegate when a method is loaded, a "packed bias" beside another
+            weight, "byte table" or "nibble table" (read where they lie in the file), or "unknown".
         dtype: "f32", "f16", "int8" or "int4"; None where it is something else.
-        shape: (rows, columns) of what can be switched: outputs and inputs of a layer.
+        shape: (rows, columns) of what can be switched: outputs and inputs of a layer; (rows,) of a
+            bias.
         group_length: columns that share a scale; 0 where the whole row does.
-        key: what XNNPACK calls the codes, SHA-256 in hex; "" outside of the delegate.
+        key: what XNNPACK calls the codes, or a bias, SHA-256 in hex; "" outside of the delegate.
         scale_key: the same of the scales, with "scale_" in front.
         bias_key: the same of the bias.
+        packed_name: what XNNPACK calls what it packs: weights of one name it packs once. "" outside
+            of the delegate, and of a bias.
         methods: the program's methods that use it.
         why_not: why no adapter can change it; "" if one can.
-        shares_storage_with: another name for the same codes, or "".
+        beside: of a packed bias, the weight that it is packed beside; else "".
+        shares_storage_with: another name for what is stored in the same bytes, or "".
     """
 
     def __init__(self, core: _core.ProgramWeight) -> None:
@@ -55,12 +59,14 @@ class ProgramWeight:
         self.key = core.key
         self.scale_key = core.scale_key
         self.bias_key = core.bias_key
+        self.packed_name = core.packed_name
         self.methods = core.methods
         self.why_not = core.why_not
+        self.beside = core.beside
         self.shares_storage_with = core.shares_storage_with
 
     def codes(self) -> NDArray[Any]:
-        """The elements, (rows, columns): int8, one for each code, or float32 or float16.
+        """The elements, shaped as `shape`: int8, one for each code, or float32 or float16.
 
         Raises:
             UsageError: NOT_SUPPORTED: `why_not` keeps them from being understood.

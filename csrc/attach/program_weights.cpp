@@ -23,7 +23,9 @@ namespace {
 
 constexpr const char* kXnnpack = "XnnpackBackend";
 // What a record of a weight costs in the flatbuffer that asks for it, about.
-constexpr uint64_t kWeightCostBytes = 64;
+constexpr uint64_t kWeightCostBytes = 128;
+// What may be kept of weights for each byte of a flatbuffer that describes them.
+constexpr uint64_t kRecordBytes = 4;
 
 class WeightReader {
  public:
@@ -41,7 +43,7 @@ class WeightReader {
       SHIRA_TRY(files_[i]->check());
     }
     named_data_.sort();
-    records_left_bytes_ = 2 * program_.flatbuffer_bytes();
+    records_left_bytes_ = kRecordBytes * program_.flatbuffer_bytes();
     read_plans();
     SHIRA_TRY(program_.check());
     for (const auto& [place, part] : parts_) SHIRA_TRY(read_part(part));
@@ -54,6 +56,7 @@ class WeightReader {
     SHIRA_ASSIGN(const WeightNames names, read_weight_names(&program_));
     SHIRA_TRY(name_weights(names, &program_, &result_.weights));
     SHIRA_TRY(refuse_twins(files_, names, &result_.weights));
+    refuse_biases(&result_.weights);
     for (const auto& file : files_) result_.paths.push_back(file->path());
     return std::move(result_);
   }
@@ -127,7 +130,7 @@ class WeightReader {
     }
     // Payloads that overlap would be read many times over.
     graph_bytes_ += payload->graph.size_bytes;
-    records_left_bytes_ += 2 * payload->graph.size_bytes;
+    records_left_bytes_ += kRecordBytes * payload->graph.size_bytes;
     if (graph_bytes_ > program_.file_bytes() || payload->graph.size_bytes > INT32_MAX) {
       return bad_program_file(program_.path(), part.payload.offset_bytes,
                               "the graphs of its delegates have more bytes than the file");
@@ -150,6 +153,7 @@ class WeightReader {
     weight.code_bias = weight.dtype == Dtype::i4 ? 8 : 0;
     weight.scale_dtype = found.group_length != 0 ? Dtype::bf16 : Dtype::f32;
     weight.why_not = std::move(found.why_not);
+    weight.bias_why_not = std::move(found.bias_why_not);
     for (auto [data, bytes, key] : {std::tuple(&found.codes, &weight.codes, &weight.key),
                                     std::tuple(&found.scales, &weight.scales, &weight.scale_key),
                                     std::tuple(&found.bias, &weight.bias, &weight.bias_key)}) {
@@ -197,6 +201,7 @@ class WeightReader {
   Result<void> add(ProgramWeight weight, const Methods& methods) {
     uint64_t cost_bytes = kWeightCostBytes;
     for (const std::string_view method : methods) cost_bytes += sizeof(std::string) + method.size();
+    if (weight.bias) cost_bytes *= 2;  // it becomes a record of its own
     // A hostile file would share a payload among many methods, or a name among many weights.
     if (cost_bytes > records_left_bytes_) {
       return bad_program_file(program_.path(), program_.root().position(),
@@ -229,7 +234,7 @@ class WeightReader {
                       w.name, w.dtype, w.dims, w.group_length, w.scales.file_index,
                       w.scales.range.offset_bytes, w.scale_key, w.zero_points.file_index,
                       w.zero_points.range.offset_bytes, w.bias.file_index,
-                      w.bias.range.offset_bytes, w.bias_key, w.why_not);
+                      w.bias.range.offset_bytes, w.bias_key, w.why_not, w.bias_why_not);
     }
     bool operator()(size_t a, size_t b) const {
       return identity((*weights)[a]) < identity((*weights)[b]);
@@ -250,6 +255,13 @@ class WeightReader {
 };
 
 }  // namespace
+
+std::string packed_name(const ProgramWeight& weight) {
+  // XNNPACK asks its cache for codes with a scale for each row without naming their bias.
+  const bool has_row_scales =
+      !is_float(weight.dtype.value_or(Dtype::f32)) && weight.group_length == 0;
+  return has_row_scales ? weight.key : weight.key + weight.bias_key;
+}
 
 Result<ProgramWeights> read_program_weights(const std::string& path,
                                             const std::vector<std::string>& data_paths) {

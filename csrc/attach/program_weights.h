@@ -31,6 +31,7 @@ struct WeightBytes {
 /// How the codes are kept for the kernels that read them.
 enum class WeightStorage : uint8_t {
   packed,        // XNNPACK packs them when a method is loaded, and reads the file no more
+  packed_bias,   // no codes: the biases that are packed beside another weight, one for each row
   byte_table,    // read where they lie: (rows, columns) int8
   nibble_table,  // read where they lie: (rows, columns / 2) bytes, the even column in the high half
   unknown,       // then there is a why_not
@@ -39,19 +40,21 @@ enum class WeightStorage : uint8_t {
 /// One weight. Those that no adapter can change are listed with `why_not`, and then everything but
 /// `name`, `owner` and `methods` may be missing; of tables there are `dtype` and `dims`.
 struct ProgramWeight {
-  /// The FQN that the program gives it. Without one "xnnpack:" and the first 16 digits of `key`.
-  /// Where that is another weight's name already, "#2" and so on stands behind it.
+  /// The FQN that the program gives it. Without one "xnnpack:" and the first 16 digits of `key`, or
+  /// for a bias those of its weight and ".bias". Where that is another weight's name already, "#2"
+  /// and so on stands behind it.
   std::string name;
   std::string owner;  // "XnnpackBackend", another delegate, or the operator that reads it
   std::string node;   // of a delegate: "XNNFullyConnected", ...
   WeightStorage storage = WeightStorage::unknown;
   std::optional<Dtype> dtype;
-  std::vector<uint32_t> dims;  // (rows, columns) of what has no why_not: outputs, inputs
-  uint32_t group_length = 0;   // of codes: columns that have one scale; 0: the whole row
-  uint8_t code_bias = 0;       // of nibbles: what is added to a code to store it
+  /// (rows, columns) of what has no why_not: outputs, inputs. Of a bias (rows,).
+  std::vector<uint32_t> dims;
+  uint32_t group_length = 0;  // of codes: columns that have one scale; 0: the whole row
+  uint8_t code_bias = 0;      // of nibbles: what is added to a code to store it
   /// (rows, columns) of the dtype. i4: (rows, ceil(columns / 2)) bytes, XNNPACK's have the even
   /// column in the low half.
-  WeightBytes codes;
+  WeightBytes codes;        // of a bias its f32 or f16
   WeightBytes scales;       // of codes: (rows,) or with groups (rows, columns / group_length)
   WeightBytes zero_points;  // of tables: none, or as many as scales, of their dtype
   Dtype scale_dtype = Dtype::f32;  // packed: f32 without groups, bf16 with them; tables: f32, f16
@@ -61,12 +64,18 @@ struct ProgramWeight {
   std::string key, scale_key, bias_key;
   std::vector<std::string> methods;  // that use it, sorted
   std::string why_not;               // no adapter can change it; empty if one can
-  /// Another name of this very weight, or of one that has its codes in the same bytes: XNNPACK
-  /// packs equal codes once. Empty if there is none.
+  std::string bias_why_not;          // of a weight: the same of its bias
+  std::string beside;                // of a bias: the weight that it is packed beside
+  /// Another name of this very weight, or of one that XNNPACK packs into the same bytes. Empty if
+  /// there is none.
   std::string shares_storage_with;
 };
 
-/// All weights, sorted by name; names differ.
+/// What XNNPACK calls a packed weight in its cache: weights of one name it packs once, whatever
+/// else they differ in. REQUIRES: storage is `packed`.
+std::string packed_name(const ProgramWeight& weight);
+
+/// All weights, sorted by name; names differ. Biases that are packed stand beside their weights.
 struct ProgramWeights {
   std::vector<std::string> paths;  // of the files, by file_index
   std::vector<ProgramWeight> weights;

@@ -151,7 +151,7 @@ void add_refused(const Refused& refused, std::vector<ProgramWeight>* weights) {
 Result<void> refuse_twins(const std::vector<std::unique_ptr<ProgramSource>>& files,
                           const WeightNames& names, std::vector<ProgramWeight>* weights) {
   std::set<std::string_view> given;
-  for (const auto& [key, name] : names) given.insert(name);
+  for (const WeightLine& line : names) given.insert(line.name);
   TwinFinder finder(files, *weights);
   SHIRA_ASSIGN(const std::vector<Equals> groups, finder.find());
   Refused refused;

@@ -338,6 +338,10 @@ class GraphReader {
       return "its bias is not one number for each row";
     }
     weight->bias = find_data(bias->constant, rows * (is_half ? 2 : 4), bias->tensor.position());
+    if (bias->is_filter || bias->reader != kBias) {
+      weight->bias_why_not =
+          std::string(bias->is_filter ? "XNNFullyConnected" : bias->reader) + " reads it too";
+    }
     return {};
   }
 

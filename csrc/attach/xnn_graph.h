@@ -41,7 +41,7 @@ struct XnnWeight {
   std::vector<uint32_t> dims;
   uint32_t group_length = 0;
   XnnData codes, scales, bias;
-  std::string why_not;
+  std::string why_not, bias_why_not;
 };
 
 /// Every filter of a fully connected node, once for each such node, and every other constant but

@@ -3,6 +3,7 @@
 #include "executorch/packed_weights.h"
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -26,12 +27,6 @@ struct Candidate {
 
 /// REQUIRES: there is no reason why it cannot be changed, so that it has one.
 Dtype dtype_of(const ProgramWeight& weight) { return weight.dtype.value_or(Dtype::f32); }
-
-/// XNNPACK names a packed weight by its codes, and by its bias unless scales follow the rows.
-const PackedCacheEntry* find_entry(const PackedCacheIndex& index, const ProgramWeight& weight) {
-  const bool has_row_scales = !is_float(dtype_of(weight)) && weight.group_length == 0;
-  return index.find(has_row_scales ? weight.key : weight.key + weight.bias_key);
-}
 
 std::string why_not_loaded(const ProgramWeight& weight, const std::vector<std::string>& methods) {
   const auto is_loaded = [&](const std::string& name) {
@@ -82,6 +77,34 @@ void refuse_collisions(std::vector<Candidate>* candidates) {
   }
 }
 
+/// Biases that can be switched, by the weights that they are packed beside.
+using Biases = std::map<std::string, const ProgramWeight*>;
+
+/// Of those weights that can be; `unpatchable` gets the others, each with the reason.
+Biases find_biases(const ProgramWeights& weights, std::map<std::string, std::string>* unpatchable) {
+  Biases biases;
+  for (const ProgramWeight& weight : weights.weights) {
+    if (weight.storage != WeightStorage::packed_bias) continue;
+    const auto obstacle = unpatchable->find(weight.beside);
+    if (!weight.why_not.empty()) {
+      unpatchable->emplace(weight.name, weight.why_not);
+    } else if (obstacle != unpatchable->end()) {
+      unpatchable->emplace(weight.name,
+                           "it is packed beside " + weight.beside + ": " + obstacle->second);
+    } else {
+      biases.emplace(weight.beside, &weight);
+    }
+  }
+  return biases;
+}
+
+PackedSource source_of(const ProgramWeight& weight,
+                       const std::vector<std::shared_ptr<PrivateMapping>>& files) {
+  const std::shared_ptr<PrivateMapping>& file = files[weight.codes.file_index];
+  return {std::shared_ptr<const File>(file, &file->file()), file->state(),
+          weight.codes.range.offset_bytes, weight.code_bias};
+}
+
 }  // namespace
 
 Result<PackedWeights> find_packed_weights(const PackedCache& cache, const ProgramWeights& weights,
@@ -98,7 +121,8 @@ Result<PackedWeights> find_packed_weights(const PackedCache& cache, const Progra
     if (weight.storage != WeightStorage::packed) continue;
     std::string reason = weight.why_not;
     if (reason.empty()) reason = why_not_loaded(weight, methods);
-    const PackedCacheEntry* entry = reason.empty() ? find_entry(found.index, weight) : nullptr;
+    const PackedCacheEntry* entry =
+        reason.empty() ? found.index.find(packed_name(weight)) : nullptr;
     if (reason.empty() && entry == nullptr) {
       reason = "XNNPACK has packed it into memory of its own: this processor has no kernel for " +
                std::string(dtype_name(dtype_of(weight))) + " weights, or its codes have no name";
@@ -116,16 +140,23 @@ Result<PackedWeights> find_packed_weights(const PackedCache& cache, const Progra
   }));
   refuse_collisions(&candidates);
   for (const Candidate& candidate : candidates) {
+    if (!candidate.why_not.empty())
+      found.unpatchable.emplace(candidate.weight->name, candidate.why_not);
+  }
+  const Biases biases = find_biases(weights, &found.unpatchable);
+  for (const Candidate& candidate : candidates) {
+    if (!candidate.why_not.empty()) continue;
     const ProgramWeight& weight = *candidate.weight;
-    if (!candidate.layout || !candidate.why_not.empty()) {
-      found.unpatchable.emplace(weight.name, candidate.why_not);
-      continue;
+    const uint64_t offset_bytes = candidate.entry->offset_bytes;
+    const auto bias = biases.find(weight.name);
+    const bool has_bias = bias != biases.end();
+    found.specs.push_back(make_packed_tensor(
+        weight.name, *candidate.layout, memory, offset_bytes, source_of(weight, files),
+        has_bias ? PackedBiases::a_tensor : PackedBiases::constant));
+    if (has_bias) {
+      found.specs.push_back(make_packed_bias(bias->second->name, *candidate.layout, memory,
+                                             offset_bytes, source_of(*bias->second, files)));
     }
-    const std::shared_ptr<PrivateMapping>& file = files[weight.codes.file_index];
-    PackedSource source{std::shared_ptr<const File>(file, &file->file()), file->state(),
-                        weight.codes.range.offset_bytes, weight.code_bias};
-    found.specs.push_back(make_packed_tensor(weight.name, *candidate.layout, memory,
-                                             candidate.entry->offset_bytes, std::move(source)));
   }
   return found;
 }

@@ -22,11 +22,11 @@ struct PackedWeights {
   std::map<std::string, std::string> unpatchable;  // the others by name, each with the reason
 };
 
-/// Finds every packed weight of `weights` in the cache and compares all numbers there with the
-/// program's `files` (file 0 is the .pte); what is not the same to the bit is left alone. The
-/// tensors store to a mapping of the cache of their own.
-/// REQUIRES: the cache is what the `methods` were loaded with, and no more will be.
-/// What a malformed index fails with, TRUNCATED (a file has become shorter), OUT_OF_MEMORY.
+/// Finds every packed weight of `weights`, and the biases beside them, in the cache and compares
+/// all numbers there with the program's `files` (file 0 is the .pte); what is not the same to the
+/// bit is left alone. The tensors store to a mapping of the cache of their own. REQUIRES: the cache
+/// is what the `methods` were loaded with, and no more will be. What a malformed index fails with,
+/// TRUNCATED (a file has become shorter), OUT_OF_MEMORY.
 Result<PackedWeights> find_packed_weights(const PackedCache& cache, const ProgramWeights& weights,
                                           const std::vector<std::shared_ptr<PrivateMapping>>& files,
                                           const std::vector<std::string>& methods);

@@ -68,7 +68,7 @@ class Comparison {
     }
     for (uint32_t row = first_row; row < first_row + lane_count; ++row) {
       SHIRA_TRY(scales(row));
-      const uint64_t bias_bytes = layout_.has_sums() ? sizeof(float) : element_bytes_;
+      const uint64_t bias_bytes = layout_.bias_bytes();
       const uint32_t bias = base_.bias ? bits(base_.bias + row * bias_bytes, bias_bytes) : 0;
       SHIRA_TRY(field("bias", row, bits(packed_ + layout_.bias(row), bias_bytes), bias));
     }

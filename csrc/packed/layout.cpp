@@ -80,7 +80,6 @@ PackedLayout::PackedLayout(const PackedFamily& family, const Parameters& paramet
     codes_bytes = group_count() * group_bytes();
     group_divider_ = Divider(parameters.group_length);
   }
-  const uint64_t bias_bytes = is_float(family.dtype) ? element_bytes() : sizeof(float);
   for (const char* field = family.fields; *field != '\0'; ++field) {
     uint64_t* offset = *field == 'b'   ? &bias_offset_
                        : *field == 'c' ? &codes_offset_
@@ -88,7 +87,7 @@ PackedLayout::PackedLayout(const PackedFamily& family, const Parameters& paramet
                                        : &sums_offset_;
     *offset = block_bytes_;
     block_bytes_ += *field == 'c'   ? codes_bytes
-                    : *field == 'b' ? bias_bytes * block_rows()
+                    : *field == 'b' ? uint64_t{bias_bytes()} * block_rows()
                                     : sizeof(float) * block_rows();
   }
 }

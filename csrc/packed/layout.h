@@ -86,6 +86,10 @@ class PackedLayout {
   bool is_grouped() const { return parameters_.group_length != 0; }
   uint32_t group_count() const { return parameters_.column_count / parameters_.group_length; }
   uint32_t element_bytes() const { return 1U << element_shift_; }
+  /// Of one row's, which every family stores as it is: f32 beside codes, else as the weight.
+  uint32_t bias_bytes() const {
+    return is_float(family_->dtype) ? element_bytes() : static_cast<uint32_t>(sizeof(float));
+  }
   bool is_nibbles() const { return family_->dtype == Dtype::i4; }
   uint64_t block_bytes() const { return block_bytes_; }
 
@@ -103,9 +107,7 @@ class PackedLayout {
   }
   uint64_t sum(uint32_t row) const { return field(row, sums_offset_, sizeof(uint32_t)); }
   uint64_t row_scale(uint32_t row) const { return field(row, scales_offset_, sizeof(float)); }
-  uint64_t bias(uint32_t row) const {
-    return field(row, bias_offset_, has_sums() ? sizeof(float) : element_bytes());
-  }
+  uint64_t bias(uint32_t row) const { return field(row, bias_offset_, bias_bytes()); }
   uint64_t group_scale(uint32_t row, uint32_t group) const {
     return field(row, codes_offset_ + group_codes_bytes() + group * group_bytes(),
                  sizeof(uint16_t));

@@ -31,6 +31,8 @@ const char* storage_name(WeightStorage storage) {
   switch (storage) {
     case WeightStorage::packed:
       return "packed";
+    case WeightStorage::packed_bias:
+      return "packed bias";
     case WeightStorage::byte_table:
       return "byte table";
     case WeightStorage::nibble_table:
@@ -92,7 +94,14 @@ void bind_weights(py::module_& module) {
       .def_property_readonly("key", text_property(&ProgramWeight::key))
       .def_property_readonly("scale_key", text_property(&ProgramWeight::scale_key))
       .def_property_readonly("bias_key", text_property(&ProgramWeight::bias_key))
+      .def_property_readonly("packed_name",
+                             [](const ListedWeight& self) {
+                               const ProgramWeight& weight = self.get();
+                               const bool is_packed = weight.storage == WeightStorage::packed;
+                               return text(is_packed ? packed_name(weight) : std::string());
+                             })
       .def_property_readonly("why_not", text_property(&ProgramWeight::why_not))
+      .def_property_readonly("beside", text_property(&ProgramWeight::beside))
       .def_property_readonly("shares_storage_with",
                              text_property(&ProgramWeight::shares_storage_with))
       .def_property_readonly(

@@ -27,6 +27,10 @@ class ElementLayout {
   /// What the tensor takes in memory, from its data on.
   virtual uint64_t size_bytes() const = 0;
 
+  /// Tensors whose elements lie in turns in one span of memory have different planes: a matrix and
+  /// the bias that is packed between its rows. In one plane, memory that overlaps is shared.
+  virtual uint32_t plane() const { return 0; }
+
   /// Threads may write at the same time below and above a multiple of so many elements: they share
   /// no byte there.
   virtual uint64_t group_elements() const = 0;

@@ -37,6 +37,8 @@ Result<void> check_spec(const TensorSpec& spec) {
   return {};
 }
 
+uint32_t plane_of(const TensorSpec& spec) { return spec.layout ? spec.layout->plane() : 0; }
+
 Result<void> named(const TensorSpec& spec, Result<void> answer) {
   if (!answer.ok()) answer.error().tensor = spec.name;
   return answer;
@@ -104,10 +106,13 @@ Result<void> WeightTable::check_free(const TensorSpec& spec) const {
   }
   const auto begin = reinterpret_cast<uintptr_t>(spec.data);
   const uintptr_t end = begin + live_bytes(spec);
-  auto neighbour = spans_.lower_bound(end);  // the first one behind; the one before it may overlap
+  const uint32_t plane = plane_of(spec);
+  // The first one behind; the one before it may overlap.
+  auto neighbour = spans_.lower_bound({plane, end});
   if (neighbour == spans_.begin()) return {};
   --neighbour;
-  const bool equal = neighbour->first == begin && neighbour->second.end == end;
+  if (neighbour->first.first != plane) return {};
+  const bool equal = neighbour->first.second == begin && neighbour->second.end == end;
   if (neighbour->second.end <= begin || equal) return {};
   return Error{
       Status::SHARED_STORAGE,
@@ -119,7 +124,8 @@ Result<void> WeightTable::check_free(const TensorSpec& spec) const {
 void WeightTable::insert(TensorSpec spec, const Hash128& digest) {
   const auto tensor_index = static_cast<uint32_t>(specs_.size());
   const auto begin = reinterpret_cast<uintptr_t>(spec.data);
-  const auto [span, is_new] = spans_.emplace(begin, Span{begin + live_bytes(spec), tensor_index});
+  const auto [span, is_new] = spans_.emplace(std::pair(plane_of(spec), begin),
+                                             Span{begin + live_bytes(spec), tensor_index});
   if (!is_new) {
     // The same bytes under two names: each of them says so.
     TensorSpec& other = specs_[span->second.tensor_index];

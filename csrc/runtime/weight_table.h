@@ -6,6 +6,7 @@
 #include <map>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/hash.h"
@@ -47,7 +48,8 @@ class WeightTable {
   std::vector<TensorSpec> specs_;
   std::vector<Hash128> digests_;
   std::unordered_map<std::string, uint32_t> by_name_;
-  std::map<uintptr_t, Span> spans_;  // by first address; they never overlap
+  /// By plane (ElementLayout::plane) and first address; those of one plane never overlap.
+  std::map<std::pair<uint32_t, uintptr_t>, Span> spans_;
 };
 
 }  // namespace shira

@@ -22,6 +22,7 @@ MODES = {
         "packed by XNNPACK when a method is loaded, stored into what it packed; by load_program,"
         " which compares that with the file first and refuses a layout that it does not know"
     ),
+    "packed bias": "floats, stored between the rows of a weight that XNNPACK packed; as that one",
 }
 
 

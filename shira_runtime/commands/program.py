@@ -98,10 +98,11 @@ def program(
         for name, tensor in sorted(report.tensors.items())
     ]
     print_table(("constant", "dtype", "shape", "bytes"), rows)
-    if report.packed:
-        packed = [(name, key[:16]) for name, key in report.packed.items()]
-        print_table(("weight that XNNPACK packs", "key"), packed)
-    delegated = [name for name in report.delegated if name not in report.packed]
+    packed = report.packed | report.packed_biases
+    if packed:
+        keys = [(name, packed[name][:16]) for name in sorted(packed)]
+        print_table(("weight that XNNPACK packs", "key"), keys)
+    delegated = [name for name in report.delegated if name not in packed]
     for what, names in (
         ("delegated", delegated),
         ("unused", report.unused),

@@ -99,6 +99,21 @@ class Model {
   std::unique_ptr<PackedCache> cache;
 };
 
+/// The same program, which calls the bias "layer.bias".
+void add_bias(Model* model) {
+  ProgramWeight bias;
+  bias.name = "layer.bias";
+  bias.owner = "XnnpackBackend";
+  bias.storage = WeightStorage::packed_bias;
+  bias.dtype = model->fixture.dtype == Dtype::f16 ? Dtype::f16 : Dtype::f32;
+  bias.dims = {model->fixture.row_count};
+  bias.codes = model->weight().bias;
+  bias.key = "bias";
+  bias.methods = {"forward"};
+  bias.beside = "layer.weight";
+  model->weights.weights.push_back(bias);
+}
+
 const char* const kKinds[] = {"int8_channel", "int4_group", "int4_one_group",
                               "int4_channel", "f16",        "f32"};
 
@@ -123,6 +138,39 @@ TEST(PackedWeights, AreTensorsWithTheProgramsShapes) {
         spec.layout->read_source(*spec.region, spec.data, 0, source.size(), source.data()).ok());
     EXPECT_EQ(live, source);
   }
+}
+
+TEST(PackedWeights, BiasesAreTensorsBesideThem) {
+  for (const char* kind : kKinds) {
+    Model model(kind);
+    add_bias(&model);
+    PackedWeights found = model.find();
+    ASSERT_EQ(found.specs.size(), 2U) << kind << found.unpatchable["layer.bias"];
+    const TensorSpec& bias = found.specs[1];
+    EXPECT_EQ(bias.name, "layer.bias");
+    EXPECT_EQ(bias.dims, (std::vector<uint32_t>{model.fixture.row_count}));
+    Bytes live(model.fixture.bias.size());
+    bias.layout->read(0, model.fixture.row_count, live.data());
+    EXPECT_EQ(live, model.fixture.bias);
+    // Other biases are no longer a change beside the matrix.
+    const uint32_t row = 1;
+    const float value = 3;
+    bias.layout->store(&row, 1, reinterpret_cast<const uint8_t*>(&value));
+    EXPECT_TRUE(found.specs[0].layout->check_beside().ok());
+  }
+}
+
+TEST(PackedWeights, BiasesAreRefusedWithTheirWeights) {
+  Model model("int8_channel");
+  add_bias(&model);
+  model.input.entries.clear();
+  EXPECT_TRUE(contains(model.reason("layer.bias"),
+                       "it is packed beside layer.weight: XNNPACK has packed it into memory of"));
+  Model named("int8_channel");
+  add_bias(&named);
+  named.weights.weights[1].why_not = "it has a name of two weights";
+  EXPECT_EQ(named.reason("layer.bias"), "it has a name of two weights");
+  EXPECT_EQ(named.reason("layer.weight"), "");
 }
 
 TEST(PackedWeights, WhatIsNotInTheIndexIsInTheHeap) {

@@ -172,6 +172,8 @@ const std::vector<Case>& catalogue() {
        [](V* v) { v->put<char>(v->child(v->child(v->names_value(), 1), 0) + 4 + 9, ' '); }},
       {"a line without a key", nullptr, "a line of the names",
        [](V* v) { v->put<char>(v->child(v->child(v->names_value(), 1), 0) + 4 + 10, '\n'); }},
+      {"a line of three fields", nullptr, "a line of the names",
+       [](V* v) { v->put<char>(v->child(v->child(v->names_value(), 1), 0) + 4 + 30, '\t'); }},
       {"a line that does not end", nullptr, "a line of the names",
        [](V* v) { v->put<char>(v->child(v->child(v->names_value(), 1), 0) + 4 + 74, ' '); }},
 
@@ -234,7 +236,7 @@ TEST_P(DamagedWeights, AreRefusedWithAReason) {
     EXPECT_NE(weight->why_not.find(test_case.words), std::string::npos) << weight->why_not;
   } else if (*test_case.words == '\0') {
     ASSERT_TRUE(list.ok()) << list.error().message;
-    ASSERT_EQ(list.value().weights.size(), 1U);
+    ASSERT_EQ(list.value().weights.size(), 2U);  // the layer's
     EXPECT_EQ(list.value().weights[0].name, "fc.weight");
   } else {
     ASSERT_FALSE(list.ok());
@@ -274,7 +276,7 @@ void expect_harmless(const Bytes& bytes) {
                           weight.storage == WeightStorage::nibble_table;
     if (!weight.why_not.empty() && !is_table) continue;
     ASSERT_TRUE(weight.dtype.has_value());
-    ASSERT_EQ(weight.dims.size(), 2U);
+    ASSERT_EQ(weight.dims.size(), weight.storage == WeightStorage::packed_bias ? 1U : 2U);
     ASSERT_TRUE(weight.codes);
   }
 }
@@ -325,7 +327,7 @@ TEST(HostileWeights, ManyDelegatesOfOnePayloadAreOne) {
   victim.put(reference, static_cast<uint32_t>(victim.plan() - reference));
   const auto list = parse(victim.bytes());
   ASSERT_TRUE(list.ok()) << list.error().message;
-  ASSERT_EQ(list.value().weights.size(), 2U);
+  ASSERT_EQ(list.value().weights.size(), 3U);
   for (const ProgramWeight& weight : list.value().weights) {
     EXPECT_EQ(weight.methods, (std::vector<std::string>{"forward"}));
   }

@@ -48,7 +48,7 @@ TEST(ProgramWeights, FindsEveryKindInARealProgram) {
   ASSERT_TRUE(list.ok()) << list.error().message;
   const ProgramWeights& weights = list.value();
   Names names = names_of(weights);
-  ASSERT_EQ(names.size(), 8U);
+  ASSERT_EQ(names.size(), 10U);
   EXPECT_TRUE(std::is_sorted(names.begin(), names.end()));
   const ProgramWeight& group = find(weights, "group.weight");
   EXPECT_EQ(group.owner, "XnnpackBackend");
@@ -66,6 +66,14 @@ TEST(ProgramWeights, FindsEveryKindInARealProgram) {
   EXPECT_EQ(group.scale_key.substr(0, 6), "scale_");
   EXPECT_EQ(group.methods, (Names{"again", "forward"})) << "shared by two methods, listed once";
   EXPECT_EQ(group.why_not, "");
+  const ProgramWeight& bias = find(weights, "xnnpack:" + group.key.substr(0, 16) + ".bias");
+  EXPECT_EQ(bias.storage, WeightStorage::packed_bias);
+  EXPECT_EQ(bias.beside, "group.weight");
+  EXPECT_EQ(bias.dtype, Dtype::f32);
+  EXPECT_EQ(bias.dims, (Dims{6}));
+  EXPECT_TRUE(bias.codes == group.bias);
+  EXPECT_EQ(bias.methods, group.methods);
+  EXPECT_EQ(bias.why_not, "");
   const ProgramWeight& channel = find(weights, "channel.weight");
   EXPECT_EQ(channel.dtype, Dtype::i8);
   EXPECT_EQ(channel.group_length, 0U);
@@ -85,8 +93,9 @@ TEST(ProgramWeights, FindsEveryKindInARealProgram) {
 TEST(ProgramWeights, WeightsWithoutANameGoByTheirKey) {
   const auto list = read_program_weights(SHIRA_TESTS_DIR "/programs/weights.pte", {});
   ASSERT_TRUE(list.ok());
-  const auto plain = std::find_if(list.value().weights.begin(), list.value().weights.end(),
-                                  [](const auto& w) { return w.dtype == Dtype::f32; });
+  const auto plain =
+      std::find_if(list.value().weights.begin(), list.value().weights.end(),
+                   [](const auto& w) { return w.dtype == Dtype::f32 && w.dims.size() == 2; });
   ASSERT_NE(plain, list.value().weights.end());
   EXPECT_EQ(plain->name, "xnnpack:" + plain->key.substr(0, 16));
   EXPECT_EQ(plain->why_not, "");
@@ -113,7 +122,7 @@ TEST(ProgramWeights, ReadsAProgramMadeByHand) {
   const WeightsPte file = make_weights_pte();
   const auto list = parse(file.bytes);
   ASSERT_TRUE(list.ok()) << list.error().message;
-  ASSERT_EQ(names_of(list.value()), (Names{"fc.weight", "table"}));
+  ASSERT_EQ(names_of(list.value()), (Names{"fc.weight", "table", test::kFcBias}));
   const ProgramWeight& layer = find(list.value(), "fc.weight");
   EXPECT_EQ(layer.why_not, "");
   EXPECT_EQ(layer.dims, (Dims{2, 32}));
@@ -225,6 +234,18 @@ TEST(ProgramWeights, NodesOfUnknownKindsMayReadAnything) {
     const std::string& why_not = find(list.value(), "fc.weight").why_not;
     EXPECT_EQ(why_not.find("unknown kind 48") != std::string::npos, kind == 48) << why_not;
   }
+}
+
+TEST(ProgramWeights, ABiasThatAnotherNodeReadsIsSaidToBe) {
+  const WeightsPte file = make_weights_pte(1);
+  FlatbufferVictim victim(file.bytes);
+  EXPECT_EQ(find(parse(victim.bytes()).value(), test::kFcBias).why_not, "");
+  const size_t graph = victim.follow(file.graph);
+  victim.put<uint32_t>(victim.field(victim.child(victim.item(graph, 1, 1), 1), 0), 2);
+  const auto list = parse(victim.bytes());
+  ASSERT_TRUE(list.ok()) << list.error().message;
+  EXPECT_EQ(find(list.value(), "fc.weight").why_not, "");
+  EXPECT_EQ(find(list.value(), test::kFcBias).why_not, "XNNAdd reads it too");
 }
 
 TEST(ProgramWeights, ValuesMayStandInAnyOrder) {

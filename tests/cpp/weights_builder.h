@@ -15,6 +15,8 @@ namespace shira::test {
 inline const std::string kCodesKey(64, 'a');
 inline const std::string kScalesKey = "scale_" + std::string(64, 'b');
 inline const std::string kBiasKey(64, 'c');
+/// Of the bias that the program has no name for.
+inline const char* const kFcBias = "xnnpack:aaaaaaaaaaaaaaaa.bias";
 
 /// Where the parts of the file are.
 struct WeightsPte {
@@ -90,8 +92,10 @@ inline Bytes make_xnn_payload(uint8_t second_node) {
 }
 
 /// Method "forward" calls embedding_4bit on the table "table" (4, 16) in groups of 8, and the
-/// delegate, whose weight is named "fc.weight". File bytes of weights are data_byte()s.
-inline WeightsPte make_weights_pte(uint8_t second_node = 0) {
+/// delegate, whose weight is named "fc.weight". File bytes of weights are data_byte()s. `names`:
+/// the text that gives the name, if not one without a bias.
+inline WeightsPte make_weights_pte(uint8_t second_node = 0, std::string names = {}) {
+  if (names.empty()) names = "fc.weight\t" + kCodesKey + "\n";
   const Bytes payload = make_xnn_payload(second_node);
   FlatWriter w(40);
   const auto root = w.table_at(0, {{1, 4}, {4, 4}, {5, 4}, {7, 4}});
@@ -137,7 +141,7 @@ inline WeightsPte make_weights_pte(uint8_t second_node = 0) {
   value = w.table_at(w.references_at(plan.fields.at(2), 1), {{0, 1}, {1, 4}});
   w.put<uint8_t>(value.fields.at(0), 6);
   const auto text = w.table_at(value.fields.at(1), {{0, 4}});
-  w.string_at(text.fields.at(0), "fc.weight\t" + kCodesKey + "\n");
+  w.string_at(text.fields.at(0), names);
   w.vector_at(plan.fields.at(4), std::vector<int32_t>{0});
 
   // Constants, payload, codes, scales, bias.

@@ -58,9 +58,11 @@ void check_weight(const ProgramWeight& weight, uint64_t file_bytes) {
     check_range(part->range.offset_bytes, part->range.size_bytes, file_bytes);
   }
   if (!weight.why_not.empty()) return;
-  FUZZ_CHECK(weight.dtype && weight.dims.size() == 2 && weight.storage != WeightStorage::unknown);
+  const bool is_bias = weight.storage == WeightStorage::packed_bias;
+  FUZZ_CHECK(weight.dtype && weight.storage != WeightStorage::unknown);
+  FUZZ_CHECK(weight.dims.size() == (is_bias ? 1 : 2) && weight.beside.empty() == !is_bias);
   const uint64_t row_count = weight.dims[0];
-  const uint64_t column_count = weight.dims[1];
+  const uint64_t column_count = is_bias ? 1 : weight.dims[1];
   const bool is_nibbles = *weight.dtype == Dtype::i4;
   FUZZ_CHECK(row_count * column_count > 0);
   FUZZ_CHECK(weight.codes.range.size_bytes ==

@@ -35,11 +35,11 @@ def write_packed(kind: str, folder: Path) -> None:
     """The program of a kind, its adapter, and the two in one."""
     module, dtype = packed.make_module(kind), packed.KINDS[kind][1]
     base = packed.export(kind, module, folder / f"{kind}.pte")
-    codes = packed.codes_of(module)
+    codes = packed.codes_of(module, (*packed.WEIGHTS, packed.BIAS))
     rng = np.random.default_rng(len(kind))
     entries = {name: packed.random_entries(dtype, array, rng) for name, array in codes.items()}
     tensors = [
-        replace(tensor_entries(name, codes[name], *pair), dtype=dtype)
+        replace(tensor_entries(name, codes[name], *pair), dtype=packed.dtype_of(dtype, codes[name]))
         for name, pair in entries.items()
     ]
     (folder / f"{kind}.shb").write_bytes(adapter_bytes("new", *tensors))

@@ -8,7 +8,7 @@ import copy
 import os
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ KINDS: dict[str, tuple[Any, str]] = {
 }
 LIMITS = {"i8": (-128, 127), "i4": (-8, 7)}
 WEIGHTS = ("wide.weight", "narrow.weight")
+BIAS = "wide.bias"
 BATCHES = (1, 3, 6)
 Array = NDArray[Any]
 
@@ -80,9 +81,14 @@ def _tensor(module: nn.Module, name: str) -> Tensor:
     return weight_codes(getattr(module.get_submodule(owner), last))
 
 
-def codes_of(module: nn.Module) -> dict[str, Array]:
-    """The codes of every weight: floats, or int8 also for int4."""
-    return {name: _tensor(module, name).detach().numpy().copy() for name in WEIGHTS}
+def codes_of(module: nn.Module, names: Sequence[str] = WEIGHTS) -> dict[str, Array]:
+    """The codes of weights: floats, or int8 also for int4; of a bias its floats."""
+    return {name: _tensor(module, name).detach().numpy().copy() for name in names}
+
+
+def dtype_of(kind_dtype: str, array: Array) -> str:
+    """The adapter's dtype of a tensor: a bias beside integer codes has one of its own."""
+    return {"float32": "f32", "float16": "f16"}.get(str(array.dtype), kind_dtype)
 
 
 def with_codes(module: nn.Module, codes: Mapping[str, Array]) -> nn.Module:
@@ -106,7 +112,7 @@ def rewrite(kind: str, base: Path, codes: Mapping[str, Array], path: Path) -> Pa
     places, keys = read_named_data(base), read_packed_keys(base)
     for name, array in codes.items():
         start, end = places[keys[name]]
-        if KINDS[kind][1] == "i4":
+        if dtype_of(KINDS[kind][1], array) == "i4":
             unsigned = (array + 8).astype(np.uint8)
             array = unsigned[:, 1::2] << 4 | unsigned[:, ::2]
         assert array.nbytes == end - start
@@ -164,7 +170,7 @@ def random_entries(
     dtype: str, base: Array, rng: np.random.Generator, density: float = 0.05
 ) -> tuple[NDArray[np.int64], Array]:
     """Ascending positions, the first and the last among them, and new values there."""
-    count = base.size
+    dtype, count = dtype_of(dtype, base), base.size
     drawn = rng.choice(count, max(1, int(density * count)), replace=False)
     indices = np.unique(np.concatenate([drawn, [0, count - 1]])).astype(np.int64)
     if dtype in LIMITS:
@@ -179,7 +185,7 @@ def make_adapter(
     tensors = [
         AdapterTensor(
             name=tensor,
-            dtype=dtype,
+            dtype=dtype_of(dtype, codes[tensor]),
             shape=codes[tensor].shape,
             indices=indices,
             values=values,
@@ -212,8 +218,9 @@ def merged(
             touched[indices] += 1 if scale == 1.0 else 2
             exact[indices] = values
         new = wide + total
-        if dtype in LIMITS:
-            new = np.clip(np.rint(new), *LIMITS[dtype])
+        limits = LIMITS.get(dtype_of(dtype, base))
+        if limits is not None:
+            new = np.clip(np.rint(new), *limits)
         flat = np.where(touched == 1, exact, np.where(touched > 0, new.astype(base.dtype), exact))
         result[name] = flat.reshape(base.shape).astype(base.dtype)
     return result

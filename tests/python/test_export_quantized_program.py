@@ -20,9 +20,11 @@ from shira_runtime.export.program_file import (
     PACKED_KEYS_METHOD,
     read_named_data,
     read_packed_keys,
+    read_packed_weights,
     read_program_tensors,
 )
 from shira_runtime.export.quantize import quantize_module
+from shira_runtime.weights import program_weights
 
 
 class Net(nn.Module):
@@ -71,7 +73,8 @@ def test_quantized_weights_are_named_and_have_their_codes(tmp_path, quantize):
     assert set(LINEAR_WEIGHTS) <= set(report.delegated)
     assert (report.missing, report.unused) == ((), ())
     assert set(report.tensors) == {"tok.weight", "norm.weight", "norm.bias"}
-    assert read_packed_keys(path) == report.packed
+    assert set(report.packed_biases) == {"layers.0.bias"}
+    assert read_packed_keys(path) == report.packed | report.packed_biases
     bits, group = QUANTIZED[quantize]
     for name in LINEAR_WEIGHTS:
         weight = module.get_parameter(name).numpy()
@@ -109,6 +112,8 @@ def test_delegated_floats_are_named_and_have_their_bytes(delegated, tmp_path):
         for name in LINEAR_WEIGHTS:
             start, end = places[report.packed[name]]
             assert path.read_bytes()[start:end] == module.get_parameter(name).numpy().tobytes()
+        start, end = places[report.packed_biases["layers.0.bias"]]
+        assert path.read_bytes()[start:end] == module.layers[0].bias.numpy().tobytes()
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -151,6 +156,38 @@ def test_a_module_that_torchao_has_quantized_is_taken_as_it_is(tmp_path):
     assert sorted(report.packed) == LINEAR_WEIGHTS
     codes = stored_codes(path, "layers.0.weight", 4, (96, 64))
     assert np.array_equal(codes, module.layers[0].weight.qdata.numpy())
+
+
+@pytest.mark.parametrize("quantize", [None, "8da4w"])
+def test_layers_that_are_packed_apart_share_nothing(tmp_path, quantize):
+    layers = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32)).eval()
+    layers[1].weight.data = layers[0].weight.data.clone()  # their biases differ
+    options = {"backend": "xnnpack", "quantize": quantize}
+    report = export_program(layers, (torch.ones(1, 32),), tmp_path / "net.pte", **options)
+    assert report.shared == ()
+    # But one parameter is one, and a write to either copy alone would untie it.
+    layers[1].weight = layers[0].weight
+    with pytest.raises(ExportError, match=r"0\.weight = 1\.weight"):
+        export_program(layers, (torch.ones(1, 32),), tmp_path / "tied.pte", **options)
+
+
+def test_a_bias_that_is_used_otherwise_has_no_name(tmp_path):
+    class Twofold(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(32, 32), nn.Linear(32, 32, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(torch.relu(self.a(x) * self.a.bias))
+
+    path = tmp_path / "net.pte"
+    export_program(Twofold().eval(), (torch.ones(1, 32),), path, backend="xnnpack")
+    a, b = read_packed_weights(path)
+    assert (a.name, a.bias) == ("a.weight", "")
+    assert len(a.bias_key) == 64
+    assert (b.name, b.bias, b.bias_key) == ("b.weight", "", "")
+    (bias,) = [w for w in program_weights(path).values() if w.storage == "packed bias"]
+    assert bias.name == f"xnnpack:{a.key[:16]}.bias"
 
 
 def test_layers_with_equal_codes_are_refused_and_named(tmp_path):
@@ -197,10 +234,10 @@ def test_wrong_names_or_codes_are_noticed(tmp_path, monkeypatch, delegated, harm
             at = read_named_data(sound)[report.packed["layers.0.weight"]][0]
         content[at] ^= 1
         path.write_bytes(content)
-        return Lowered(report.delegated, report.packed, ())
+        return Lowered(report.delegated, tuple(read_packed_weights(sound)), ())
 
     monkeypatch.setattr(program_module, "lower", lower)
-    expected = {"names": "does not list the weights", "codes": r"codes of layers\.0\.weight"}
+    expected = {"names": "does not list the weights", "codes": r"bytes of layers\.0\.weight"}
     with pytest.raises(ExportError, match=expected[harm]):
         export_program(net(), INPUTS, tmp_path / "net.pte", backend="xnnpack")
     assert list(tmp_path.iterdir()) == []
@@ -209,8 +246,18 @@ def test_wrong_names_or_codes_are_noticed(tmp_path, monkeypatch, delegated, harm
 def test_lines_without_a_key_are_refused(delegated, tmp_path):
     path, report = delegated
     assert PACKED_KEYS_METHOD.encode() in path.read_bytes()
-    line = f"layers.0.weight\t{report.packed['layers.0.weight']}\n".encode()
-    for harmed in (line.replace(b"\t", b"_"), line.replace(b"\n", b"_")):
+    bias_key = report.packed_biases["layers.0.bias"]
+    keys = (report.packed["layers.0.weight"], "layers.0.bias", bias_key)
+    line = "\t".join(("layers.0.weight", *keys)).encode() + b"\n"
+    assert line in path.read_bytes()
+    last = b"_" + keys[-1].encode()
+    for harmed in (
+        line.replace(b"\t", b"_"),
+        line.replace(b"\t", b"_", 1),
+        line.replace(b"\n", b"_"),
+        line.replace(b"\t" + keys[-1].encode(), last),
+        line.replace(b"0.bias\t", b"0.bia\t\t"),
+    ):
         (tmp_path / "bad.pte").write_bytes(path.read_bytes().replace(line, harmed))
         with pytest.raises(ProgramFormatError, match="a name, a tab and a key"):
             read_packed_keys(tmp_path / "bad.pte")
@@ -280,8 +327,9 @@ def test_the_command_quantizes(shira, tmp_path):
     arguments += ["--quantize", "8da4w", "--group-size", "64", "--embedding-bits", "4"]
     ran = shira("program", *arguments)
     assert ran.code == 0, ran.err
-    (name, key), tensors = *read_packed_keys(path).items(), read_program_tensors(path)
-    assert name == "1.weight"
+    (weight,), tensors = read_packed_weights(path), read_program_tensors(path)
+    name, key = weight.name, weight.key
+    assert (name, weight.bias) == ("1.weight", "1.bias")
     assert re.search(rf"weight that XNNPACK packs +key.*1\.weight +{key[:16]} ", ran.out, re.DOTALL)
     assert tensors["0.scales"].shape == (10, 2)
     # int4 codes in groups of 64 columns: two scales a row, of 16 bits.

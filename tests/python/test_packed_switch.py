@@ -19,6 +19,7 @@ from engine_models import export_methods, rows, shared_layers  # noqa: E402
 
 from shira_runtime import BaseMismatchError, ShiraError  # noqa: E402
 from shira_runtime.export.program import export_program  # noqa: E402
+from shira_runtime.weights import program_weights  # noqa: E402
 
 Entries = dict[str, tuple[packed.Array, packed.Array]]
 
@@ -208,7 +209,8 @@ def test_methods_share_what_is_packed(tmp_path: Path) -> None:
     states = np.linspace(-1, 1, 48, dtype=np.float32).reshape(3, 16)
     for methods in (("forward", "doubled"), ("doubled",)):
         live = packed.Packed(path, methods=methods, method=methods[0])
-        (name,) = live.program.tensors
+        name, bias = live.program.tensors
+        assert bias == f"{name}.bias"
         entries = packed.random_entries("f32", weight, np.random.default_rng(1))
         live.program.add_adapter(packed.make_adapter("a", "f32", {name: weight}, {name: entries}))
 
@@ -294,9 +296,9 @@ def test_other_constants_of_the_delegate_are_listed(tmp_path: Path) -> None:
 def test_names_that_no_weight_has(case: Case) -> None:
     live = case.load()
     before = live.bytes()
-    codes = {"wide.bias": np.zeros((96, 1), case.codes["wide.weight"].dtype)}
-    entries = {"wide.bias": (np.array([1]), np.array([1], codes["wide.bias"].dtype))}
-    with pytest.raises(ShiraError, match=r"wide\.bias") as caught:
+    codes = {"narrow.bias": np.zeros(20, np.float32)}
+    entries = {"narrow.bias": (np.array([1]), np.array([1], np.float32))}
+    with pytest.raises(ShiraError, match=r"narrow\.bias") as caught:
         live.program.add_adapter(packed.make_adapter("x", case.dtype, codes, entries))
     assert caught.value.status == "UNKNOWN_TENSOR"
     wrong = {"wide.weight": case.codes["wide.weight"].T.copy()}
@@ -307,6 +309,188 @@ def test_names_that_no_weight_has(case: Case) -> None:
             )
         )
     assert caught.value.status == "SHAPE_MISMATCH"
+    assert live.bytes() == before
+
+
+# --- Biases, which lie beside the rows of their weight ---
+
+
+@dataclass
+class Biased:
+    """A case's program and two adapters: one with weights and the bias, one with the bias alone."""
+
+    case: Case
+    values: dict[str, packed.Array]
+    entries: dict[str, Entries]
+
+    def load(self) -> packed.Packed:
+        live = self.case.load()
+        for name, entries in self.entries.items():
+            adapter = packed.make_adapter(name, self.case.dtype, self.values, entries)
+            live.program.add_adapter(adapter)
+        return live
+
+    def merged(self, members: Mapping[str, float]) -> dict[str, packed.Array]:
+        chosen = [(scale, self.entries[name]) for name, scale in members.items()]
+        return packed.merged(self.case.dtype, self.values, chosen)
+
+
+@pytest.fixture(scope="module")
+def biased(case: Case) -> Biased:
+    values = packed.codes_of(case.module, (*packed.WEIGHTS, packed.BIAS))
+    rng = np.random.default_rng(13)
+    drawn = [packed.random_entries(case.dtype, values[packed.BIAS], rng, 0.4) for _ in range(2)]
+    whole = {**case.entries["a"], packed.BIAS: drawn[0]}
+    return Biased(case, values, {"whole": whole, "bias": {packed.BIAS: drawn[1]}})
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{"bias": 1.0}, {"whole": 1.0}, {"bias": -0.5}, {"whole": 0.5, "bias": 1.5}],
+    ids=str,
+)
+def test_a_switched_bias_is_a_fresh_export(
+    biased: Biased, members: dict[str, float], tmp_path: Path
+) -> None:
+    case, live = biased.case, biased.load()
+    dtype = "f16" if case.kind == "f16" else "f32"
+    base_outputs, base_bytes = live.outputs(case.kind), live.bytes()
+    assert live.program.tensors[packed.BIAS].shape == (96,)
+    assert live.program.tensors[packed.BIAS].dtype == dtype
+    epoch = live.program.epoch
+    live.program.switch(members)
+    assert live.program.epoch == epoch + 1
+    assert live.outputs(case.kind) != base_outputs
+    merged = biased.merged(members)
+    check_equal(live, case.fresh(merged, tmp_path), case.kind)
+    if members in ({"bias": 1.0}, {"whole": 1.0}):
+        module = packed.with_codes(case.module, merged)
+        exported = packed.Packed(packed.export(case.kind, module, tmp_path / "merged.pte"))
+        assert live.outputs(case.kind) == exported.outputs(case.kind)
+    live.program.verify_base()
+    live.program.switch(None)
+    assert live.bytes() == base_bytes
+    live.program.switch(members)
+    live.program.hard_revert()
+    assert live.bytes() == base_bytes
+
+
+def test_a_bias_that_others_changed_is_found(biased: Biased) -> None:
+    live = biased.load()
+    entry = max(live.entries, key=lambda name: live.entries[name][1])
+    offset, _ = live.entries[entry]
+    before = live.bytes()[entry]
+    live.program.switch("bias")
+    patched = live.bytes()[entry]
+    live.program.verify_base()
+    assert patched != before
+    # Of an element that the adapter leaves alone, beside others that it changes.
+    untouched = set(range(96)) - set(biased.entries["bias"][packed.BIAS][0].tolist())
+    contents = [biased.values[packed.BIAS][row].tobytes() for row in sorted(untouched)]
+    live.poke(offset + next(before.find(each) for each in contents if before.count(each) == 1), 1)
+    with pytest.raises(ShiraError, match=r"wide\.bias"):
+        live.program.verify_base()
+
+
+class Layers(models.torch.nn.Module):  # type: ignore[misc,name-defined]
+    """Two layers, which `change` may make alike."""
+
+    def __init__(self, change: Any) -> None:
+        super().__init__()
+        models.torch.manual_seed(2)
+        self.a, self.b = (models.torch.nn.Linear(64, 32) for _ in "ab")
+        change(self.a, self.b)
+
+    def forward(self, states: Any) -> Any:
+        return self.a(states) - self.b(states) * 3
+
+
+def export_layers(change: Any, path: Path, quantize: str | None) -> Any:
+    module = Layers(change).eval().requires_grad_(False)
+    inputs = (models.torch.linspace(-1, 1, 64)[None],)
+    export_program(module, inputs, path, backend="xnnpack", quantize=quantize, allow_shared=True)
+    return module
+
+
+def same_weight(a: Any, b: Any) -> None:
+    b.weight.data = a.weight.data.clone()
+
+
+def doubled_weight(a: Any, b: Any) -> None:
+    b.weight.data = a.weight.data * 2
+
+
+def tied_bias(a: Any, b: Any) -> None:
+    b.bias = a.bias
+
+
+@pytest.mark.parametrize(
+    ("change", "quantize"), [(same_weight, None), (same_weight, "8da4w"), (doubled_weight, "8da4w")]
+)
+def test_equal_codes_with_other_biases_are_packed_apart(
+    change: Any, quantize: str | None, tmp_path: Path
+) -> None:
+    """Their names in XNNPACK's cache have the bias's key: each is what its own layer says."""
+    module = export_layers(change, tmp_path / "layers.pte", quantize)
+    live = packed.Packed(tmp_path / "layers.pte")
+    assert len(live.entries) == 2
+    assert {"a.weight", "a.bias", "b.weight", "b.bias"} == set(live.program.tensors)
+    states = np.linspace(-1, 1, 64, dtype=np.float32)[None]
+    before = live.program.forward(states)[0]
+    biases = {name: module.get_parameter(name).numpy() for name in ("a.bias", "b.bias")}
+    added = {"a.bias": 1.0, "b.bias": -3.0}
+    for name, bias in biases.items():
+        entries = {name: (np.array([5]), bias[5:6] + np.float32(1))}
+        live.program.add_adapter(packed.make_adapter(name, "f32", biases, entries))
+        live.program.switch(name)
+        difference = live.program.forward(states)[0] - before
+        assert np.allclose(difference[0, 5], added[name], atol=1e-5)
+        assert not np.delete(difference, 5).any()
+        live.program.switch(None)
+        assert (live.program.forward(states)[0] == before).all()
+
+
+def test_equal_codes_by_rows_are_packed_once_whatever_their_biases(tmp_path: Path) -> None:
+    export_layers(same_weight, tmp_path / "layers.pte", "8da8w")
+    live = packed.Packed(tmp_path / "layers.pte")
+    assert len(live.entries) == 1
+    assert not {"a.weight", "a.bias", "b.weight", "b.bias"} & set(live.program.tensors)
+    reasons = live.program.unpatchable
+    for name, other in (("a.weight", "b.weight"), ("b.weight", "a.weight")):
+        assert f"{other} has the same with another scale, bias or use" in reasons[name]
+    assert reasons["b.bias"] == f"it is packed beside b.weight: {reasons['b.weight']}"
+
+
+@pytest.mark.parametrize("quantize", [None, "8da8w", "8da4w", "8da4w-channel"])
+def test_one_bias_of_two_layers_is_refused_with_their_names(
+    quantize: str | None, tmp_path: Path
+) -> None:
+    export_layers(tied_bias, tmp_path / "layers.pte", quantize)
+    live = packed.Packed(tmp_path / "layers.pte")
+    assert {"a.weight", "b.weight"} <= set(live.program.tensors)
+    tied = {name: why for name, why in live.program.unpatchable.items() if "bias" in name}
+    assert len(tied) == 2
+    for name, why_not in tied.items():
+        assert name not in live.program.tensors
+        assert "a.weight" in why_not
+        assert "b.weight" in why_not
+
+
+def test_a_program_that_does_not_name_its_biases(tmp_path: Path) -> None:
+    """As older exports: the bias goes by its weight's key, and is switched in the same way."""
+    live = packed.Packed(Path(__file__).parents[1] / "programs" / "weights.pte", method="forward")
+    name = next(name for name in live.program.tensors if name.endswith(".bias"))
+    assert name.startswith("xnnpack:")
+    weight = program_weights(Path(__file__).parents[1] / "programs" / "weights.pte")[name]
+    assert weight.beside == "group.weight"
+    values = {name: weight.codes()}
+    entries = {name: (np.array([0, 5]), np.array([1, 2], np.float32))}
+    before = live.bytes()
+    live.program.add_adapter(packed.make_adapter("new", "f32", values, entries))
+    live.program.switch("new")
+    assert live.bytes() != before
+    live.program.verify_base()
+    live.program.switch(None)
     assert live.bytes() == before
 
 

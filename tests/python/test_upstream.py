@@ -95,10 +95,12 @@ def test_a_layer_is_computed_with_the_scales_of_another_that_has_its_codes(
         assert np.array_equal(outputs[:, first.shape[1] :], outputs[:, : first.shape[1]])
     # Here both are listed as what cannot be switched, each with the other's name.
     weights, program = program_weights(path), load_program(path)
-    assert len(weights) == 2
+    layers = {name: weight for name, weight in weights.items() if weight.storage == "packed"}
+    assert len(layers) == 2
+    assert len(weights) == (4 if bias else 2)
     assert not program.tensors
-    for name, weight in weights.items():
-        (other,) = weights.keys() - {name}
+    for name, weight in layers.items():
+        (other,) = layers.keys() - {name}
         assert "XNNPACK packs equal codes once" in weight.why_not
         assert other in weight.why_not
         assert program.unpatchable[name] == weight.why_not
@@ -109,6 +111,16 @@ def test_int4_groups_are_told_apart_by_their_biases(run: Run, folder: Path) -> N
     written = linear_layers.write(path, "int4 by group", (1.0, 2.0), bias=True)
     for cache in ("off", "heap", path.with_suffix(".cache")):
         assert is_near(run(path, cache), written.outputs)
+
+
+def test_float_weights_are_told_apart_by_their_biases(run: Run, folder: Path) -> None:
+    path = folder / "float.pte"
+    written = linear_layers.write(path, "f32", (1.0, 1.0), bias=True)
+    for cache in ("off", "heap", path.with_suffix(".cache")):
+        assert is_near(run(path, cache), written.outputs)
+    weights = program_weights(path)
+    assert len({weight.key for weight in weights.values() if weight.storage == "packed"}) == 1
+    assert len({weight.packed_name for weight in weights.values()} - {""}) == 2
 
 
 def test_layers_whose_codes_differ_are_right_with_any_cache(run: Run, folder: Path) -> None:

@@ -37,7 +37,7 @@ def test_numbers_are_those_of_the_layer(layer: str) -> None:
     weights = program_weights(PROGRAM)
     name = layer
     if layer in UNNAMED:
-        (name,) = [n for n, w in weights.items() if w.dtype == "f32"]
+        (name,) = [n for n, w in weights.items() if w.dtype == "f32" and w.storage == "packed"]
         assert name.startswith(UNNAMED[layer])
     weight = weights[name]
     codes = weight.codes()
@@ -60,6 +60,12 @@ def test_descriptions() -> None:
     assert scales is not None
     assert scales.shape == (6, 2)
     assert repr(group) == "<ProgramWeight 'group.weight' int4 6x64 of XnnpackBackend>"
+    assert group.packed_name == group.key + group.bias_key
+    bias = weights[f"xnnpack:{group.key[:16]}.bias"]
+    assert (bias.storage, bias.beside, bias.dtype) == ("packed bias", "group.weight", "f32")
+    assert (bias.shape, bias.key, bias.packed_name) == ((6,), group.bias_key, "")
+    assert bias.why_not == group.beside == ""
+    assert np.array_equal(bias.codes(), group.bias())
     channel = weights["channel.weight"]
     scales = channel.scales()
     assert scales is not None
@@ -132,6 +138,9 @@ def test_inspect_says_how_each_weight_is_switched(shira: Shira) -> None:
     assert modes["norm"] == modes["tables.scales"] == "mapped"
     assert modes["group.weight"] == modes["channel.weight"] == "packed"
     assert modes["tables.codes"] == "nibble table"
+    biases = [name for name, mode in modes.items() if mode == "packed bias"]
+    assert len(biases) == 2
+    assert all(tensors[name]["shape"] == [6] for name in biases)
     assert modes["tables.head"] == "byte table"
     assert modes["twin.weight"] is None
     assert tensors["group.weight"]["methods"] == ["again", "forward"]
@@ -140,8 +149,9 @@ def test_inspect_says_how_each_weight_is_switched(shira: Shira) -> None:
         assert tensor["switchable"] == (tensor["mode"] is not None) == (tensor["why_not"] is None)
 
     out = shira("inspect", PROGRAM).out
-    assert "with 11 named weights, 8 of them switchable" in out
+    assert "with 13 named weights, 10 of them switchable" in out
     assert "packed: packed by XNNPACK when a method is loaded" in out
+    assert "packed bias: floats, stored between the rows" in out
     assert "int4 of 32" in out
     assert "twin.weight has the same with another scale" in out
 
