@@ -103,7 +103,7 @@ class EngineSource:
 
     def __init__(self, program: ExecutorchProgram, method: str) -> None:
         self.unpatchable: Mapping[str, str] = program.unpatchable()
-        self.load_report: LoadReport | None = LoadReport(**program.load_report())
+        self.load_report = LoadReport(**program.load_report())
         self._program = program
         self._method = method
         self._inputs = {

@@ -38,9 +38,6 @@ class Source(Protocol):
     unpatchable: Mapping[str, str]
     """Names that no adapter can touch, with the reason."""
 
-    load_report: LoadReport | None
-    """See `Program.load_report`."""
-
     def check_attached(self) -> None:
         """Raise DETACHED if a weight is no longer in the memory that was registered."""
 
@@ -82,10 +79,15 @@ class Program:
     """
 
     def __init__(
-        self, core: _core.Program, source: Source, public_key: bytes | None = None
+        self,
+        core: _core.Program,
+        source: Source,
+        public_key: bytes | None = None,
+        load_report: LoadReport | None = None,
     ) -> None:
         self._core = core
         self._source = source
+        self._load_report = load_report
         self._forwards = threading.local()
         self._public_key: bytes | None = None
         if public_key is not None:
@@ -492,7 +494,7 @@ class Program:
     @property
     def load_report(self) -> LoadReport | None:
         """How long loading took, by stages; None unless `load_program` did it by its own engine."""
-        return self._source.load_report
+        return self._load_report
 
     def __repr__(self) -> str:
         active = " + ".join(f"{scale:g} {name}" for name, scale in self.active.items()) or "base"

@@ -74,7 +74,7 @@ def load_program(
         data_paths = [os.fspath(each) for each in data_path]
     if engine == "executorch":
         core, source = engines.load(os.fspath(path), data_paths, method, methods)
-        return Program(core, source, public_key)
+        return Program(core, source, public_key, source.load_report)
     if engine != "torch":
         raise error_of("INVALID_ARGUMENT", f"engine is {engine!r}, not 'executorch' or 'torch'")
     if methods or len(data_paths) > 1:
@@ -231,7 +231,6 @@ class _MemorySource:
         self, places: list[_Place], keep: list[Any], unpatchable: Mapping[str, str], module: Any
     ) -> None:
         self.unpatchable = unpatchable
-        self.load_report = None
         self._places = places
         self._keep = keep
         self._module = module
@@ -259,7 +258,6 @@ class ExecutorchSource:
 
     def __init__(self, program: Any, method: Any, unpatchable: Mapping[str, str]) -> None:
         self.unpatchable = unpatchable
-        self.load_report = None
         self._program = program
         self.method = method
         # A method computes in one set of buffers, so two calls at a time would mix.

@@ -52,18 +52,17 @@ def prepare(folder: Path, kinds: Sequence[Kind], *, with_lora: bool = False) -> 
         with_lora: also export an unfused LoRA with the program in 4 bits.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found = {}
+    found: dict[Kind, Files] = {}
+    programs: dict[Path, tuple[Kind, bool]] = {}
     for kind in kinds:
-        has_lora = with_lora and kind == "8da4w"
-        found[kind] = Files(
-            folder / f"smollm2-{kind}.pte",
-            folder / f"smollm2-{kind}-lora.pte" if has_lora else None,
-            {name: folder / f"{name}-{kind}.shb" for name in ADAPTERS},
-            folder / f"random-{kind}.shb",
-        )
-    programs = {files.program: (kind, False) for kind, files in found.items()}
-    loras = {files.lora_program: (kind, True) for kind, files in found.items()}
-    _export({path: what for path, what in {**programs, **loras}.items() if path})
+        program, lora_program = folder / f"smollm2-{kind}.pte", None
+        programs[program] = (kind, False)
+        if with_lora and kind == "8da4w":
+            lora_program = folder / f"smollm2-{kind}-lora.pte"
+            programs[lora_program] = (kind, True)
+        shb = {name: folder / f"{name}-{kind}.shb" for name in ADAPTERS}
+        found[kind] = Files(program, lora_program, shb, folder / f"random-{kind}.shb")
+    _export(programs)
     published = weights.load_state_dict()
     made = {
         name: adapters.load_entries(adapters.adapter_path(name), published) for name in ADAPTERS
