@@ -164,6 +164,7 @@ def test_run_gives_the_outputs_of_the_active_adapters(
         *("-o", tmp_path / "outputs"),
     )
     assert shown["active"] == {"de": 1.0, "fr": 0.5}
+    assert shown["load"]["total_ns"] >= shown["load"]["methods_ns"] > 0
     assert shown["outputs"][0]["shape"] == [2, 4]
     saved = np.load(tmp_path / "outputs" / "output_0.npy")
     assert saved.tobytes() == wanted.tobytes()
