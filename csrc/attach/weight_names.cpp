@@ -153,8 +153,9 @@ class Namer {
   void add(ProgramWeight weight, const WeightLine* line, bool is_copy = false) {
     if (weight.name.empty() && line != nullptr) weight.name = line->name;
     const bool has_bias_name = line != nullptr && line->bias_key == weight.bias_key;
+    std::string unnamed = name_of_key(weight);
     push(std::move(weight), has_bias_name ? line->bias_name : std::string_view(), is_copy,
-         name_of_key);
+         std::move(unnamed));
   }
 
   /// The weight that was added last, under another name.
@@ -180,15 +181,13 @@ class Namer {
     bias.methods = weight.methods;
     bias.beside = weight.name;
     bias.why_not = weight.bias_why_not;
-    const std::string unnamed = name_of_key(weight) + ".bias";
-    push(std::move(bias), {}, sides_[weight_index].is_copy, [&](const auto&) { return unnamed; });
+    push(std::move(bias), {}, sides_[weight_index].is_copy, name_of_key(weight) + ".bias");
   }
 
-  /// `unnamed` gives a name to what has none.
-  template <typename Unnamed>
-  void push(ProgramWeight weight, std::string_view bias_name, bool is_copy, Unnamed unnamed) {
+  /// `unnamed`: what its name is if it has none.
+  void push(ProgramWeight weight, std::string_view bias_name, bool is_copy, std::string unnamed) {
     if (weight.name.empty()) {
-      weight.name = unique_.add(unnamed(weight));
+      weight.name = unique_.add(std::move(unnamed));
     } else {
       by_given_name_[weight.name].push_back(named_.size());
       weight.name = unique_.add(weight.name);
@@ -290,7 +289,8 @@ std::optional<WeightLine> parse_line(std::string_view text) {
     line.bias_key = fields[3];
   }
   const bool is_sound = (fields.size() == 2 || fields.size() == 4) && !line.name.empty() &&
-                        !line.key.empty() && (line.bias_name.empty() || !line.bias_key->empty());
+                        !line.key.empty() &&
+                        (line.bias_name.empty() || !line.bias_key.value_or("").empty());
   return is_sound ? std::optional(line) : std::nullopt;
 }
 

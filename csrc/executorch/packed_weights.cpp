@@ -145,7 +145,7 @@ Result<PackedWeights> find_packed_weights(const PackedCache& cache, const Progra
   }
   const Biases biases = find_biases(weights, &found.unpatchable);
   for (const Candidate& candidate : candidates) {
-    if (!candidate.why_not.empty()) continue;
+    if (!candidate.layout || !candidate.why_not.empty()) continue;
     const ProgramWeight& weight = *candidate.weight;
     const uint64_t offset_bytes = candidate.entry->offset_bytes;
     const auto bias = biases.find(weight.name);
