@@ -141,6 +141,23 @@ def test_quantized_weights_get_the_nearest_codes(
     assert written["tensors"]["norm.weight"]["values"].tolist() == [1.25] * 5
 
 
+@pytest.mark.parametrize("kind", ["f32", "8da8w", "8da4w", "8da4w-channel"])
+def test_biases_beside_packed_weights_keep_their_floats(
+    tmp_path: Path, programs: Callable[[str], Path], kind: str
+) -> None:
+    base = programs(kind)
+    flat, values = np.array([0, 7, 95]), np.array([0.5, -0.25, 2], np.float32)
+    source = save_deltas(tmp_path / "de.pt", deltas(["up.weight"]), **{"up.bias": (flat, values)})
+    report = export_adapter(source, tmp_path / "de.shb", base=base)
+    assert "up.bias" not in {snap.name for snap in report.snapped}
+    bias = read_shb(tmp_path / "de.shb")["tensors"]["up.bias"]
+    before = net().up.bias.numpy()
+    assert (bias["dtype"], bias["kind"], bias["shape"]) == ("f32", "target", (96,))
+    assert bias["indices"].tolist() == flat.tolist()
+    assert bias["values"].tolist() == (before[flat] + values).tolist()
+    assert bias["base_digest"] == xxh3_128(before)
+
+
 @pytest.mark.parametrize("kind", ["f32", "f16"])
 def test_adapters_of_the_float_model_fit_its_delegated_program(
     tmp_path: Path, programs: Callable[[str], Path], kind: str
