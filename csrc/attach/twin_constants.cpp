@@ -20,6 +20,12 @@ namespace {
 constexpr uint64_t kBeginningBytes = 4096;
 constexpr uint64_t kPieceBytes = uint64_t{1} << 20;
 
+bool is_packed(const ProgramWeight& weight) {
+  const bool is_known =
+      weight.storage == WeightStorage::packed || weight.storage == WeightStorage::packed_bias;
+  return is_known && weight.codes;
+}
+
 struct FoundConstant {
   WeightBytes bytes;
   const ProgramTensor* tensor;
@@ -42,8 +48,7 @@ class TwinFinder {
   Result<std::vector<Equals>> find() {
     Equals all;
     for (size_t i = 0; i < weights_.size(); ++i) {
-      if (weights_[i].storage == WeightStorage::packed && weights_[i].codes)
-        all.packed.push_back(i);
+      if (is_packed(weights_[i])) all.packed.push_back(i);
     }
     if (all.packed.empty()) return std::vector<Equals>();
     for (const auto& file : files_) {
@@ -146,12 +151,37 @@ void add_refused(const Refused& refused, std::vector<ProgramWeight>* weights) {
             [](const auto& a, const auto& b) { return a.name < b.name; });
 }
 
+/// Packed values that are there twice, in packings of their own: one parameter that two layers use,
+/// or two that are equal. Those that the program gives a name are known to be one each.
+void refuse_nameless(const std::set<std::string_view>& given, std::vector<ProgramWeight>* weights) {
+  std::map<std::tuple<uint32_t, uint64_t, uint64_t>, std::vector<ProgramWeight*>> by_place;
+  for (ProgramWeight& weight : *weights) {
+    const WeightBytes& codes = weight.codes;
+    if (!is_packed(weight)) continue;
+    by_place[{codes.file_index, codes.range.offset_bytes, codes.range.size_bytes}].push_back(
+        &weight);
+  }
+  for (const auto& [place, found] : by_place) {
+    for (ProgramWeight* weight : found) {
+      const bool is_alone = found.size() == 1 || !weight->shares_storage_with.empty();
+      if (is_alone || given.count(weight->name) != 0 || !weight->why_not.empty()) continue;
+      const ProgramWeight* other = found[weight == found[0] ? 1 : 0];
+      weight->why_not = other->name +
+                        " has the same values, and the program does not say by their names whether"
+                        " the two are one parameter";
+    }
+  }
+}
+
 }  // namespace
 
 Result<void> refuse_twins(const std::vector<std::unique_ptr<ProgramSource>>& files,
                           const WeightNames& names, std::vector<ProgramWeight>* weights) {
   std::set<std::string_view> given;
-  for (const WeightLine& line : names) given.insert(line.name);
+  for (const WeightLine& line : names) {
+    given.insert(line.name);
+    given.insert(line.bias_name);
+  }
   TwinFinder finder(files, *weights);
   SHIRA_ASSIGN(const std::vector<Equals> groups, finder.find());
   Refused refused;
@@ -166,7 +196,9 @@ Result<void> refuse_twins(const std::vector<std::unique_ptr<ProgramSource>>& fil
       ProgramWeight& weight = (*weights)[i];
       const auto name = given.find(weight.name);
       packed_names.insert(name == given.end() ? std::string_view() : *name);
-      if (name != given.end() && !other.empty() && constant_names.count(*name) == 0) continue;
+      // Biases are often zeros, as are constants that have nothing to do with them.
+      const bool may_differ = !other.empty() || weight.storage == WeightStorage::packed_bias;
+      if (name != given.end() && may_differ && constant_names.count(*name) == 0) continue;
       twin = weight.name;
       if (!weight.why_not.empty()) continue;
       weight.why_not =
@@ -180,6 +212,7 @@ Result<void> refuse_twins(const std::vector<std::unique_ptr<ProgramSource>>& fil
         refused.try_emplace(name, &constant, twin);
     }
   }
+  refuse_nameless(given, weights);
   add_refused(refused, weights);
   return {};
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,12 +47,38 @@ class Tied(torch.nn.Module):  # type: ignore[misc,name-defined]
         return self.head(torch.tanh(self.middle(self.table(ids))))
 
 
-def plain_export(folder: Path, is_external: bool) -> tuple[Path, list[Path]]:
+class Layers(torch.nn.Module):  # type: ignore[misc,name-defined]
+    """(batch, 32) -> (batch, 32): two layers that share something."""
+
+    def __init__(self, shared: str) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.shared = shared
+        self.a, self.b = torch.nn.Linear(32, 32), torch.nn.Linear(32, 32)
+        if shared == "bias":
+            self.b.bias = self.a.bias
+        elif shared == "weight":
+            self.b.weight = self.a.weight
+        elif shared == "zeros":
+            self.a.bias.data.zero_()
+            self.b.bias.data.zero_()
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:  # type: ignore[name-defined]
+        result = self.b(torch.tanh(self.a(states)))
+        # XNNPACK has no operator for an index.
+        return result + self.a.bias[torch.tensor([3])] if self.shared == "outside" else result
+
+
+def plain_export(
+    folder: Path, is_external: bool, module: Any = None, example: Any = None
+) -> tuple[Path, list[Path]]:
     """What ExecuTorch's own functions write, without a word of ours."""
+    module = Tied() if module is None else module
+    example = torch.tensor([1, 2]) if example is None else example
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = to_edge_transform_and_lower(
-            torch.export.export(Tied().eval(), (torch.tensor([1, 2]),)),
+            torch.export.export(module.eval(), (example,)),
             partitioner=[XnnpackPartitioner()],
             compile_config=EdgeCompileConfig(_check_ir_validity=False),
         ).to_executorch(ExecutorchBackendConfig(external_constants=is_external))
@@ -90,3 +117,37 @@ def test_equal_values_of_two_names_are_two_weights(tmp_path: Path) -> None:
     export_program(Tied(is_tied=False).eval(), (torch.tensor([1, 2]),), path, backend="xnnpack")
     program = load_program(path)
     assert {"table.weight", "head.weight"} <= program.tensors.keys()
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_bias_that_is_read_outside_is_not_switched_by_halves(
+    tmp_path: Path, is_named: bool
+) -> None:
+    module, states = Layers("outside"), torch.ones(2, 32)
+    if is_named:
+        path = tmp_path / "m.pte"
+        export_program(module.eval(), (states,), path, backend="xnnpack")
+    else:
+        path, _ = plain_export(tmp_path, False, module, states)
+    bias = module.a.bias.detach().numpy()
+    found = [w for w in program_weights(path).values() if w.storage == "packed bias"]
+    (twin,) = [w for w in found if (w.codes() == bias).all()]
+    program = load_program(path)
+    assert "outside of the delegate" in program.unpatchable[twin.name]
+    assert {w.name for w in found} - {twin.name} <= program.tensors.keys()
+
+
+@pytest.mark.parametrize("shared", ["bias", "weight", "zeros"])
+def test_equal_values_without_names_may_be_one_parameter(tmp_path: Path, shared: str) -> None:
+    path, _ = plain_export(tmp_path, False, Layers(shared), torch.ones(2, 32))
+    program = load_program(path)
+    switchable = sorted(info.shape for info in program.tensors.values())
+    assert switchable == ([] if shared == "weight" else [(32, 32), (32, 32)])
+    refused = [text for text in program.unpatchable.values() if "are one parameter" in text]
+    assert len(refused) == (4 if shared == "weight" else 2)  # biases go with their weights
+
+
+def test_biases_that_are_zeros_have_names(tmp_path: Path) -> None:
+    path = tmp_path / "m.pte"
+    export_program(Layers("zeros").eval(), (torch.ones(2, 32),), path, backend="xnnpack")
+    assert load_program(path).tensors.keys() == {"a.weight", "a.bias", "b.weight", "b.bias"}
