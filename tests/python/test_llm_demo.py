@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from shira_runtime.bench import RunFile
+from shira_runtime.bench.statistics import median
 
 pytest.importorskip("torch")
 pytest.importorskip("executorch")
@@ -57,15 +58,15 @@ def test_the_demo_shows_what_it_promises(run: dict[str, Any], kind: str) -> None
     assert isinstance(json.loads(record), dict)
     assert question == question.upper()
 
-    fastest: dict[object, dict[str, float]] = {}  # what else runs can only slow samples down
+    medians: dict[object, dict[str, float]] = {}
     for timed in RunFile.from_json(run["bench"]).records:
         if timed.case["model"] == f"smollm2-{kind}":
-            fastest.setdefault(timed.case["what"], {})[timed.arm] = min(timed.samples)
+            medians.setdefault(timed.case["what"], {})[timed.arm] = median(timed.samples)
     assert run[kind]["adapters"]["random"]["entries"] > 1_000_000
-    assert fastest["switch"]["base -> random 1 %"] < 60e6
-    assert fastest["switch"]["json -> telegram"] < 60e6
-    generation = fastest["generate"]
-    assert generation["adapter json"] == pytest.approx(generation["base"], rel=0.15)
+    assert medians["switch"]["base -> random 1 %"] < 60e6
+    assert medians["switch"]["json -> telegram"] < 60e6
+    generation = medians["generate"]
+    assert generation["adapter json"] == pytest.approx(generation["base"], rel=0.2)
     sizes = run[kind]["memory"]
     assert sizes["adapter json"]["private"] < 1.5 * sizes["base"]["private"]
     if kind == "8da4w":
