@@ -17,6 +17,7 @@ from shira_runtime import _core
 from shira_runtime import engine as engines
 from shira_runtime.errors import error_of
 from shira_runtime.program import Program
+from shira_runtime.weights import program_weights
 
 __all__ = ["from_numpy", "from_torch", "load_program"]
 
@@ -105,10 +106,17 @@ def _load_with_torch(paths: list[str], method: str, public_key: bytes | None) ->
             "BAD_PROGRAM_FILE", f"ExecuTorch cannot load {method!r}: {error}{hint}", file=paths[0]
         ) from error
 
-    core, unpatchable = _core.Program(), {}
+    core = _core.Program()
+    unpatchable = {
+        weight.name: weight.why_not or "a delegate has packed it: engine 'executorch' reaches it"
+        for weight in program_weights(*paths).values()
+        if weight.why_not or weight.storage in ("packed", "packed bias")
+    }
     for file, file_path in zip(files, paths, strict=True):
         anchors = []
         for tensor in file.tensors:
+            if tensor.name in unpatchable:
+                continue
             if not tensor.patchable:
                 unpatchable[tensor.name] = tensor.why_not
                 continue

@@ -111,6 +111,13 @@ def test_a_tied_table_is_not_switched_by_halves(tmp_path: Path, is_external: boo
         assert any("packed the same values" in reason for reason in refused.values())
 
 
+def test_another_loader_does_not_switch_it_by_halves_either(tmp_path: Path) -> None:
+    program = load_program(*plain_export(tmp_path, True), engine="torch")
+    assert not program.tensors
+    reasons = [text for text in program.unpatchable.values() if "change one of the two" in text]
+    assert len(reasons) == 2
+
+
 def test_equal_values_of_two_names_are_two_weights(tmp_path: Path) -> None:
     """Nobody tied them, and the program says which is which."""
     path = tmp_path / "equal.pte"
