@@ -58,7 +58,8 @@ def test_inspect_shows_an_adapter(shira: Shira, files: Files) -> None:
 def test_inspect_shows_an_adapter_of_codes(shira: Shira, kind: str, dtype: str) -> None:
     path = Path(__file__).parents[1] / "programs" / "packed" / f"{kind}.shb"
     (adapter,) = shira("inspect", path, "--json").json["adapters"]
-    assert [tensor["dtype"] for tensor in adapter["tensors"]] == [dtype, dtype]
+    # Of narrow.weight, wide.bias and wide.weight.
+    assert [tensor["dtype"] for tensor in adapter["tensors"]] == [dtype, "f32", dtype]
     assert all(1 <= tensor["pages"] <= 2 for tensor in adapter["tensors"])
     assert dtype in shira("inspect", path).out
 
