@@ -28,8 +28,8 @@ struct Anchor {
 /// segment, a .ptd's tensor), and more than one that could be it is AMBIGUOUS.
 ///
 /// A .ptd does not tell which of its constants a delegate has packed as well (tables of embeddings
-/// tied to a last layer): a store would reach one of the two. read_program_weights() of the .pte and
-/// the .ptd gives such constants a reason; leave their anchors away.
+/// tied to a last layer): a store would reach one of the two. read_program_weights() of the .pte
+/// and the .ptd gives such constants a reason; leave their anchors away.
 ///
 /// Nothing is remapped unless all can be. NOT_MAPPED (nothing maps this file: the loader may have
 /// copied it into the heap), AMBIGUOUS, DETACHED (an anchor outside the file's mappings, or the

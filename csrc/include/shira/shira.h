@@ -181,8 +181,9 @@ typedef struct shira_anchor {
    becomes private and writable, the file is never written. `anchors` may be NULL with count 0; they
    settle which mapping is the program's where there are several. A constant of a .ptd that a
    delegate has packed as well, as tied weights may be, must have no anchor while others have: a
-   switch would reach one of its two copies. `shira inspect model.pte` names it. SHIRA_STATUS_BASE_MODIFIED: it was
-   attached before and still shows an adapter; load the program again. */
+   switch would reach one of its two copies. `shira inspect model.pte` names it.
+   SHIRA_STATUS_BASE_MODIFIED: it was attached before and still shows an adapter; load the program
+   again. */
 SHIRA_API shira_status shira_program_attach_file(shira_program* program, const char* path,
                                                  const shira_anchor* anchors, size_t anchor_count,
                                                  shira_error* error);
