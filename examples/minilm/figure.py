@@ -22,7 +22,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         results: what the demo writes to ``demo.json``.
         path: of the PNG.
     """
-    figure, (scores, times) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(3, 2))
+    figure, (scores, times) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(1, 1))
     states = results["states"]
     languages = list(next(iter(states.values()))["mrr"])
     width = 0.8 / len(languages)
@@ -30,9 +30,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
         positions = [x + (i - (len(languages) - 1) / 2) * width for x in range(len(states))]
         values = [state["mrr"][language] for state in states.values()]
         scores.bar(positions, values, width, label=f"{language} to en")
-    scores.set_xticks(range(len(states)), list(states))
+    scores.set_xticks(range(len(states)), [state.replace(" ", "\n") for state in states])
     scores.set_ylabel("mean reciprocal rank")
-    scores.set_title("One live ExecuTorch program, adapters switched in place")
+    scores.set_title("One live program, adapters switched in place")
     scores.set_ylim(0, 1)
     scores.legend(loc="upper right")
 
@@ -41,11 +41,13 @@ def draw(results: dict[str, Any], path: Path) -> None:
     names = [record.arm for record in arms]
     medians = [median(record.samples) / 1e6 for record in arms]
     bars = times.barh(
-        names, medians, color=["tab:green" if "SHiRA" in n else "tab:gray" for n in names]
+        [name.replace(" (", "\n(") for name in names],
+        medians,
+        color=["tab:green" if "SHiRA" in n else "tab:gray" for n in names],
     )
     times.bar_label(bars, [f" {median:.2f} ms" for median in medians])
     times.set_xscale("log")
-    times.set_xlim(min(medians) / 6, max(medians) * 6)
+    times.set_xlim(min(medians) / 6, max(medians) * 30)
     times.invert_yaxis()
     times.set_xlabel("median milliseconds, log scale")
     times.set_title("Exchange adapter A for B")
