@@ -19,10 +19,7 @@ namespace shira::testing {
 namespace {
 
 constexpr uint32_t kThreadCounts[] = {2, 3, 8};
-#if defined(__SANITIZE_THREAD__)  // finds races also where threads do not meet
-constexpr int kRounds = 1;
-constexpr uint32_t kLayers = 3;
-#elif defined(__SANITIZE_ADDRESS__)  // everything takes far longer
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)  // everything takes far longer
 constexpr int kRounds = 2;
 constexpr uint32_t kLayers = 3;
 #else

@@ -17,14 +17,6 @@ static void PrintTo(const Member& member, std::ostream* out) {
 namespace testing {
 namespace {
 
-#if defined(__SANITIZE_THREAD__)
-constexpr uint32_t kThreadCounts[] = {4};  // there are no races without threads
-constexpr double kShares[] = {0.4};
-#else
-constexpr uint32_t kThreadCounts[] = {1, 4};
-constexpr double kShares[] = {0.0, 0.4, 1.0};
-#endif
-
 /// From which state, with how many threads.
 using Start = std::tuple<std::vector<Member>, uint32_t>;
 
@@ -163,7 +155,7 @@ TEST_P(TransactionUndo, AForeignStoreAnywhere) {
     expect_works(std::get<0>(GetParam()));
     if (*name == 't' && !program_.active().empty()) continue;  // it touches them, too
     for (size_t t = 0; t < model_.tensors.size(); ++t) {
-      for (const double share : kShares) {
+      for (const double share : {0.0, 0.4, 1.0}) {
         const uint32_t position = untouched_position(name, t, share);
         model_.tensors[t].flip(position);
         remember();
@@ -178,6 +170,12 @@ TEST_P(TransactionUndo, AForeignStoreAnywhere) {
   }
   expect_works({});
 }
+
+#if defined(__SANITIZE_THREAD__)
+constexpr uint32_t kThreadCounts[] = {4};  // there are no races without threads
+#else
+constexpr uint32_t kThreadCounts[] = {1, 4};
+#endif
 
 INSTANTIATE_TEST_SUITE_P(
     FromEveryState, TransactionUndo,
